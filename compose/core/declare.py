@@ -1,0 +1,194 @@
+"""Declarations: a part as data, before any weight exists.
+
+A part is a frozen pydantic model that says what it takes and gives. Every question about a recipe (does it fit, what
+would, what does it cost, what does its bound read) is answered by walking declarations; ``build`` walks the same tree.
+The wiring of a part is stated once, in ``slots``, so that what is checked is what is built.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, SerializeAsAny, model_serializer
+from pydantic_core import PydanticCustomError
+
+from compose.core import registry
+from compose.core.spaces import Codes, Real, Space
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Use = Literal["prior", "likelihood", "posterior", "noise", "net", "stage", "transform", "objective", "data"]
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A place in a model where a part sits, and what that place hands it.
+
+    Args:
+        use: What the part is used for; decides its polarity.
+        space: What a density scores, what a stage stands on, what a net must give.
+        condition: What conditions a density, what a net takes; none where nothing does.
+        labels: The model's class labels, offered to every part; none where the data give none.
+        beneath: The stage right below a prior, for a part that needs its posterior.
+        model: The model an objective trains.
+    """
+
+    use: Use
+    space: Space
+    condition: Space | None = None
+    labels: Codes | None = None
+    beneath: Part | None = None
+    model: Part | None = None
+
+    @property
+    def negative(self) -> bool:
+        """Whether the density here enters the log weight with a minus, and so must be exact."""
+        return self.use in ("posterior", "noise")
+
+
+@dataclass(frozen=True)
+class Misfit:
+    """Why a part does not fit its slot.
+
+    Args:
+        message: What came and what is wanted.
+        key: Option at fault, relative to the part; empty for the part itself.
+        swap: Whether another part in this slot would mend it, so that the parts that fit are worth listing.
+    """
+
+    message: str
+    key: str = ""
+    swap: bool = True
+
+
+class Part(BaseModel):
+    """Base of every declaration.
+
+    Class attributes: ``type`` is the name in recipes, ``role`` the shelf it stands on, ``source`` where the idea comes
+    from. Options are fields with defaults; a docstring under a field is its meaning.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, arbitrary_types_allowed=True)
+
+    type: ClassVar[str] = ""
+    role: ClassVar[str] = ""
+    source: ClassVar[str] = ""
+
+    def misfits(self, slot: Slot) -> Iterator[Misfit]:
+        """Everything that keeps this part (not its children) from ``slot``."""
+        yield from ()
+
+    def slots(self, slot: Slot) -> dict[str, Slot]:
+        """The slots of nested parts by key path, given this part's own; a best guess where the part does not fit."""
+        return {}
+
+    def construct(self, slot: Slot, children: Mapping[str, nn.Module]) -> nn.Module:
+        """The module of this part, around the built children of ``slots``."""
+        raise NotImplementedError(f"{self.__class__.__name__} declares no module")
+
+    def build(self, slot: Slot) -> nn.Module:
+        """Builds the nested parts in their slots, then this part around them."""
+        children = {key: self.child(key).build(inner) for key, inner in self.slots(slot).items()}
+        return self.construct(slot, children)
+
+    def child(self, key: str) -> Part:
+        """The nested part at a relative key path, ``encoder`` or ``stages.0``."""
+        here: Any = self
+        for step in key.split("."):
+            here = here[int(step)] if isinstance(here, (list, tuple)) else getattr(here, step)
+        return here
+
+    def walk(self, slot: Slot, path: str = "") -> Iterator[tuple[str, Part, Slot]]:
+        """This part and all below it, each with its key path and its slot; owners before their children."""
+        yield path, self, slot
+        for key, inner in self.slots(slot).items():
+            yield from self.child(key).walk(inner, f"{path}.{key}" if path else key)
+
+    @model_serializer(mode="wrap")
+    def _serialize(self, handler: Any) -> dict[str, Any]:
+        return {"type": self.type, **handler(self)} if self.type else handler(self)
+
+
+def _resolve(role: str, value: Any) -> Any:
+    """Turns ``name`` or ``{type: name, ...}`` into the declaration it stands for."""
+    if isinstance(value, Part):
+        if value.role != role:
+            raise PydanticCustomError("part_role", f"'{value.type}' is a {value.role}, but a {role} is wanted")
+        return value
+    if isinstance(value, str):
+        value = {"type": value}
+    if not isinstance(value, Mapping):
+        kinds = {"list": "a list", "int": "a number", "float": "a number", "NoneType": "nothing", "bool": "a truth value"}
+        came = kinds.get(type(value).__name__, type(value).__name__)
+        raise PydanticCustomError("part_form", f"{came} stands where a {role} is wanted: its name, or {{type: name, ...}}")
+    options = dict(value)
+    name = options.pop("type", None)
+    if name is None:
+        raise PydanticCustomError("part_type", f"the key 'type' is missing: which {role}?", {"role": role})
+    if not isinstance(name, str) or name not in registry.names(role):
+        raise PydanticCustomError("part_type", f"there is no {role} called {name!r}", {"role": role, "name": str(name)})
+    return registry.load(role, name).model_validate(options)
+
+
+def part_field(role: str) -> Any:
+    """The type of a field that holds a nested part of ``role``.
+
+    A recipe writes the part's name, or a mapping with ``type`` and options; Python hands the declaration itself.
+    """
+    return Annotated[SerializeAsAny[Part], BeforeValidator(lambda value: _resolve(role, value)), PartOf(role)]
+
+
+@dataclass(frozen=True)
+class PartOf:
+    """Marks a field as holding a part of a role; read by the schema and by ``parts``."""
+
+    role: str
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
+        return {"$ref": f"#/$defs/{self.role}"}
+
+
+class NetPart(Part):
+    """A network that knows no probability: takes one ``Real``, gives another."""
+
+    role: ClassVar[str] = "net"
+
+
+class ObjectivePart(Part):
+    """What a player minimises, in nats per example."""
+
+    role: ClassVar[str] = "objective"
+
+
+class DataPart(Part):
+    """A data set: its spaces are known without reading its examples."""
+
+    role: ClassVar[str] = "data"
+
+    def spaces(self) -> tuple[Space, Codes | None]:
+        """The space of one example, and that of its label where labels are asked for.
+
+        Raises:
+            DataError: a file is missing or broken.
+        """
+        raise NotImplementedError
+
+    def load(self) -> Any:
+        """Reads everything: a ``compose.data.source.Source``.
+
+        Raises:
+            DataError: a file is missing, truncated or holds values out of range.
+        """
+        raise NotImplementedError
+
+
+def as_real(space: Space, one_hot: bool = True) -> Real:
+    """The space of the features that a net sees of ``space``: codes scaled (ordered) or one-hot (unordered)."""
+    if isinstance(space, Real):
+        return space
+    if space.ordered or not one_hot:
+        return Real(space.shape)
+    return Real((space.size, *space.shape))

@@ -1,0 +1,147 @@
+"""The table of parts: role -> name -> ``module:Declaration``.
+
+Nothing is imported until a part is asked for by name. Parts of one's own come by an entry point in the group
+``compose.parts`` or by ``load_plugin``; a recipe can only name what is in the table.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import sys
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from compose.core.errors import ComposeError
+
+if TYPE_CHECKING:
+    from compose.core.declare import Part
+
+BUILT_IN: dict[str, dict[str, str]] = {
+    "stage": {
+        "latent": "compose.parts.stages.latent:Latent",
+        "bijection": "compose.parts.stages.bijection:Bijection",
+        "dequantize": "compose.parts.stages.dequantize:Dequantize",
+        "standardize": "compose.parts.stages.standardize:Standardize",
+    },
+    "density": {
+        "normal": "compose.parts.densities.normal:Normal",
+        "mixture": "compose.parts.densities.mixture:Mixture",
+        "vamp": "compose.parts.densities.vamp:Vamp",
+        "flow": "compose.parts.densities.flow:Flow",
+        "bernoulli": "compose.parts.densities.bernoulli:Bernoulli",
+        "categorical": "compose.parts.densities.categorical:Categorical",
+        "discretized_logistic": "compose.parts.densities.discretized_logistic:DiscretizedLogistic",
+        "model": "compose.parts.densities.model:Model",
+    },
+    "net": {
+        "mlp": "compose.nets.mlp:MLP",
+        "wrap": "compose.nets.wrap:Wrap",
+    },
+    "objective": {
+        "elbo": "compose.parts.objectives.elbo:ELBO",
+        "iwae": "compose.parts.objectives.iwae:IWAE",
+        "maximum_likelihood": "compose.parts.objectives.maximum_likelihood:MaximumLikelihood",
+    },
+    "data": {
+        "digits": "compose.data.digits:Digits",
+        "idx": "compose.data.idx:Idx",
+        "fashion_mnist": "compose.data.idx:FashionMNIST",
+    },
+}
+ROLES = tuple(BUILT_IN)
+
+_plugged: dict[str, dict[str, type[Part]]] = {role: {} for role in BUILT_IN}
+_plugins: dict[str, str] = {}
+
+
+def names(role: str) -> list[str]:
+    """Every name of a role, shipped parts first."""
+    _entry_points()
+    return [*BUILT_IN[role], *(name for name in _plugged[role] if name not in BUILT_IN[role])]
+
+
+def load(role: str, name: str) -> type[Part]:
+    """The declaration of a part; imports its file.
+
+    Raises:
+        KeyError: no part of that role has the name.
+    """
+    _entry_points()
+    if name in _plugged[role]:
+        return _plugged[role][name]
+    module, _, attribute = BUILT_IN[role][name].partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def register(part: type[Part]) -> type[Part]:
+    """Adds a declaration to the table; usable as a decorator.
+
+    Raises:
+        ComposeError: it has no ``type``, an unknown ``role``, or the name of a shipped part.
+    """
+    if part.role not in BUILT_IN or not part.type:
+        raise ComposeError(
+            f"{part.__name__} has role {part.role!r} and type {part.type!r}; wanted a type and a role of {', '.join(ROLES)}."
+        )
+    if part.type in BUILT_IN[part.role]:
+        raise ComposeError(f"{part.__name__} is called {part.type!r}, which is a shipped {part.role}; choose another name.")
+    _plugged[part.role][part.type] = part
+    return part
+
+
+def load_plugin(path: str | Path) -> str:
+    """Runs a Python file and registers every part it declares; loading the same file twice does nothing.
+
+    Returns:
+        The digest of the file, which a run records.
+
+    Raises:
+        ComposeError: the file is missing, does not run, or declares no part.
+    """
+    from compose.core.declare import Part
+
+    file = Path(path).resolve()
+    if not file.is_file():
+        raise ComposeError(f"There is no plugin file {path}; wanted a Python file that declares parts.")
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+    if _plugins.get(str(file)) == digest:
+        return digest
+    name = f"compose_plugin_{digest}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise ComposeError(f"The plugin {path} is no Python file.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise ComposeError(f"The plugin {path} does not run: {error.__class__.__name__}: {error}") from error
+    declared = [
+        value
+        for value in vars(module).values()
+        if inspect.isclass(value) and issubclass(value, Part) and value.__module__ == name and value.type
+    ]
+    if not declared:
+        raise ComposeError(f"The plugin {path} declares no part; wanted a class with a 'type', such as 'class Mine(NetPart)'.")
+    for part in declared:
+        register(part)
+    _plugins[str(file)] = digest
+    return digest
+
+
+def plugins() -> dict[str, str]:
+    """Files loaded by ``load_plugin`` and their digests."""
+    return dict(_plugins)
+
+
+@cache
+def _entry_points() -> None:
+    from importlib.metadata import entry_points
+
+    for point in entry_points(group="compose.parts"):
+        register(point.load())
