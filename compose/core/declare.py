@@ -2,7 +2,7 @@
 
 A part is a frozen pydantic model that says what it takes and gives. Every question about a recipe (does it fit, what
 would, what does it cost, what does its bound read) is answered by walking declarations; ``build`` walks the same tree.
-The wiring of a part is stated once, in ``slots``, so that what is checked is what is built.
+The wiring of a part is stated once, in ``nested``, so that what is checked is what is built.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ class Slot:
         space: What a density scores, what a stage stands on, what a net must give.
         condition: What conditions a density, what a net takes; none where nothing does.
         labels: The model's class labels, offered to every part; none where the data give none.
-        beneath: The stage right below a prior, for a part that needs its posterior.
+        origin: Where the space comes from, for messages: ``stage 'codes' gives``.
+        beneath: The slot of the stage right below a prior, where that stage has a posterior to lend.
         model: The model an objective trains.
     """
 
@@ -40,7 +41,8 @@ class Slot:
     space: Space
     condition: Space | None = None
     labels: Codes | None = None
-    beneath: Part | None = None
+    origin: str = "the data give"
+    beneath: Slot | None = None
     model: Part | None = None
 
     @property
@@ -71,7 +73,14 @@ class Part(BaseModel):
     from. Options are fields with defaults; a docstring under a field is its meaning.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, arbitrary_types_allowed=True)
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        validate_default=True,
+        use_attribute_docstrings=True,
+        arbitrary_types_allowed=True,
+    )
 
     type: ClassVar[str] = ""
     role: ClassVar[str] = ""
@@ -81,31 +90,26 @@ class Part(BaseModel):
         """Everything that keeps this part (not its children) from ``slot``."""
         yield from ()
 
-    def slots(self, slot: Slot) -> dict[str, Slot]:
-        """The slots of nested parts by key path, given this part's own; a best guess where the part does not fit."""
+    def nested(self, slot: Slot) -> dict[str, tuple[Part, Slot]]:
+        """The parts inside this one by key path, ``encoder`` or ``stages.0``, each with the slot it is handed.
+
+        Where this part does not fit its own slot, a best guess: then the next fault is found too.
+        """
         return {}
 
     def construct(self, slot: Slot, children: Mapping[str, nn.Module]) -> nn.Module:
-        """The module of this part, around the built children of ``slots``."""
+        """The module of this part, around the built parts of ``nested``."""
         raise NotImplementedError(f"{self.__class__.__name__} declares no module")
 
     def build(self, slot: Slot) -> nn.Module:
         """Builds the nested parts in their slots, then this part around them."""
-        children = {key: self.child(key).build(inner) for key, inner in self.slots(slot).items()}
-        return self.construct(slot, children)
-
-    def child(self, key: str) -> Part:
-        """The nested part at a relative key path, ``encoder`` or ``stages.0``."""
-        here: Any = self
-        for step in key.split("."):
-            here = here[int(step)] if isinstance(here, (list, tuple)) else getattr(here, step)
-        return here
+        return self.construct(slot, {key: part.build(inner) for key, (part, inner) in self.nested(slot).items()})
 
     def walk(self, slot: Slot, path: str = "") -> Iterator[tuple[str, Part, Slot]]:
         """This part and all below it, each with its key path and its slot; owners before their children."""
         yield path, self, slot
-        for key, inner in self.slots(slot).items():
-            yield from self.child(key).walk(inner, f"{path}.{key}" if path else key)
+        for key, (part, inner) in self.nested(slot).items():
+            yield from part.walk(inner, f"{path}.{key}" if path else key)
 
     @model_serializer(mode="wrap")
     def _serialize(self, handler: Any) -> dict[str, Any]:

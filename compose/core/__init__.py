@@ -1,0 +1,1 @@
+"""Spaces, roles, kinds, the algebra, the ledger and the table of parts."""

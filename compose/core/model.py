@@ -1,0 +1,143 @@
+"""The algebra: a list of stages, from the data upward, closed by a prior, is itself a density.
+
+    data x = z0  --stage 1-->  z1  --stage 2-->  z2 ... zn  ~  prior            L = sum of all terms
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from compose.core.errors import SpaceError
+from compose.core.kinds import Kind
+from compose.core.roles import Density, Mode, Stage
+from compose.core.spaces import Codes, Space
+from compose.core.terms import Ledger, total
+
+Batches = Callable[[], Iterable[tuple[Tensor, Tensor | None]]]
+
+
+class ModelDensity(Density):
+    """A closed stack of stages; a density like any other.
+
+    Args:
+        space: What one datum is.
+        stages: From the data upward.
+        prior: The density over the uppermost edge.
+        kind: The weakest kind among stages and prior.
+        labels: Space of the class labels that stages and prior may take; none where there are none.
+        condition: What a model used as a likelihood is conditioned on: it is handed to the prior.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        stages: Sequence[Stage],
+        prior: Density,
+        kind: Kind = Kind.EXACT,
+        labels: Codes | None = None,
+        condition: Space | None = None,
+    ) -> None:
+        super().__init__(space, condition or labels, kind)
+        self.stages = nn.ModuleList(stages)
+        self.prior = prior
+        self.by_label = condition is None
+        self.closes = prior.closed_form and prior.condition is None
+        if prior.needs_posterior:
+            prior.bind(stages[-1].posterior())
+
+    def evaluate_terms(self, x: Tensor, c: Tensor | None = None, mode: Mode = "path") -> Ledger:
+        """Every term by name, in nats per example, from the data upward.
+
+        Args:
+            x: Data, ``(batch, *space.shape)``.
+            c: Condition of each row, where the model takes one.
+            mode: ``path`` draws every latent and scores the draw; ``kl`` takes the last KL in closed form where both
+                sides have one; ``one_t`` lets chains draw a single link.
+
+        Raises:
+            SpaceError: ``x`` or ``c`` is no batch of its space.
+        """
+        self._check(x, c)
+        ledger = Ledger({}, {}, {})
+        label = c if self.by_label else None
+        z, edge, gaussian, last = x, "x", None, len(self.stages)
+        for i, stage in enumerate(self.stages, 1):
+            closed = mode == "kl" and i == last and self.closes and stage.closed_form
+            step = stage.infer(z, label, closed, mode)
+            for name, value in step.terms.items():
+                ledger.terms[f"{edge}.{name}" if name == "log_likelihood" else f"z{i}.{name}"] = value
+            for found, kept in ((step.penalties, ledger.penalties), (step.diagnostics, ledger.diagnostics)):
+                kept.update((f"z{i}.{name}", value) for name, value in found.items())
+            z, edge, gaussian = step.z, f"z{i}", step.gaussian
+        if gaussian is not None:
+            ledger.terms[f"{edge}.log_prior"] = self.prior.expected_log_prob(gaussian)
+        else:
+            ledger.terms[f"{edge}.log_prior"] = self.prior.log_prob(z, self._for_prior(c), mode)
+        return ledger
+
+    def log_prob(self, x: Tensor, c: Tensor | None = None, mode: Mode = "path") -> Tensor:
+        """L of each row, the sum of all terms, in nats, ``(batch,)``."""
+        return total(self.evaluate_terms(x, c, mode).terms)
+
+    @torch.no_grad()
+    def sample(self, n: int, c: Tensor | None = None) -> Tensor:
+        """Draws ``(n, *space.shape)`` from the prior down; ``c`` has exactly ``n`` rows."""
+        self._check(None, c)
+        return self.generate(self.prior.sample(n, self._for_prior(c)), c)
+
+    @torch.no_grad()
+    def generate(self, z: Tensor, c: Tensor | None = None) -> Tensor:
+        """Comes down from items on the uppermost edge to the data."""
+        label = c if self.by_label else None
+        for stage in reversed(self.stages):
+            z = stage.generate(z, label)
+        return z
+
+    @torch.no_grad()
+    def encode(self, x: Tensor, c: Tensor | None = None, stages: int | None = None) -> Tensor:
+        """Goes up through the first ``stages`` stages (all of them by default), drawing from each posterior."""
+        label = c if self.by_label else None
+        for stage in list(self.stages)[:stages]:
+            x = stage.infer(x, label).z
+        return x
+
+    def reconstruct(self, x: Tensor, c: Tensor | None = None) -> Tensor:
+        """Up to the last edge and down again."""
+        return self.generate(self.encode(x, c), c)
+
+    def fit(self, batches: Batches) -> list[str]:
+        """Fits what is fitted to data rather than trained, from the data upward, on the whole training set.
+
+        Args:
+            batches: Called anew for each part; gives batches of data and conditions.
+
+        Returns:
+            Names of the modules fitted.
+        """
+        fitted = []
+        for i, stage in enumerate(self.stages):
+            if stage.needs_fit:
+                stage.fit(self._on_edge(batches, i))
+                fitted.append(f"stages.{i}")
+        if self.prior.needs_fit:
+            below = len(self.stages) - 1 if self.prior.needs_posterior else len(self.stages)
+            self.prior.fit(self._on_edge(batches, below))
+            fitted.append("prior")
+        return fitted
+
+    def _on_edge(self, batches: Batches, edge: int) -> Callable[[], Iterator[Tensor]]:
+        return lambda: (self.encode(x, c, edge) for x, c in batches())
+
+    def _for_prior(self, c: Tensor | None) -> Tensor | None:
+        return c if self.prior.condition is not None else None
+
+    def _check(self, x: Tensor | None, c: Tensor | None) -> None:
+        if x is not None:
+            self.space.check(x)
+        if self.condition is not None:
+            if c is None:
+                raise SpaceError(f"The model is conditional on {self.condition}, and no condition was given.")
+            self.condition.check(c, "the condition")

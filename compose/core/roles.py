@@ -1,0 +1,295 @@
+"""Roles: what a density and a stage promise, as modules and as declarations.
+
+The declaration carries every check, so the modules hold mathematics only.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from compose.core.declare import Misfit, Part, Slot
+from compose.core.gaussians import Gaussian
+from compose.core.kinds import Kind
+from compose.core.spaces import Codes, Real, Space
+
+Mode = Literal["path", "kl", "one_t"]
+Gradient = Literal["pathwise", "straight_through", "none"]
+
+
+class Posterior(NamedTuple):
+    """The posterior of a stage, lent to a prior that is made of it; a plain record, so no module is registered twice.
+
+    Args:
+        features: Turns what lies below the stage into what its encoder sees.
+        encode: The encoder, features to the condition of ``density``.
+        density: q itself.
+    """
+
+    features: Callable[[Tensor], Tensor]
+    encode: Callable[[Tensor], Tensor]
+    density: Density
+
+
+class Density(nn.Module):
+    """A distribution over ``space``, conditional on ``condition`` where that is not none.
+
+    A part implements ``log_prob`` and ``sample``; where its declaration says ``gradient: pathwise``, also
+    ``rsample_and_log_prob``. With ``closed_form`` it has half of a closed-form KL: ``gaussian`` under a condition,
+    ``expected_log_prob`` without one. With ``needs_posterior`` its model calls ``bind`` once; with ``needs_fit``,
+    ``fit`` at the start of a training phase.
+
+    Args:
+        space: What one item is.
+        condition: What one condition is; none for an unconditional density.
+        kind: What ``log_prob`` promises.
+    """
+
+    closed_form: bool = False
+    needs_posterior: bool = False
+    needs_fit: bool = False
+
+    def __init__(self, space: Space, condition: Space | None = None, kind: Kind = Kind.EXACT) -> None:
+        super().__init__()
+        self.space, self.condition, self.kind = space, condition, kind
+
+    @abstractmethod
+    def log_prob(self, x: Tensor, c: Tensor | None = None, mode: Mode = "path") -> Tensor:
+        """L of each row of ``x`` under the promise of ``kind``, in nats, ``(batch,)``."""
+
+    @abstractmethod
+    def sample(self, n: int, c: Tensor | None = None) -> Tensor:
+        """Draws ``(n, *space.shape)``; ``c`` has exactly ``n`` rows. Sends no gradient."""
+
+    def rsample_and_log_prob(self, c: Tensor) -> tuple[Tensor, Tensor]:
+        """Draws one item per row of ``c`` with a pathwise gradient, and its log-probability, in one pass."""
+        raise NotImplementedError(f"{self.__class__.__name__} declares no pathwise gradient")
+
+    def gaussian(self, c: Tensor) -> Gaussian | None:
+        """The diagonal Gaussian that this density is given ``c``; none where it is something else."""
+        return None
+
+    def expected_log_prob(self, q: Gaussian) -> Tensor:
+        """``E_q log p(z)`` in closed form, ``(batch,)``; only where ``closed_form`` is true."""
+        raise NotImplementedError(f"{self.__class__.__name__} declares no closed form")
+
+    def bind(self, posterior: Posterior) -> None:
+        """Receives the posterior right below; only where ``needs_posterior`` is true."""
+        raise NotImplementedError(f"{self.__class__.__name__} declares no need of a posterior")
+
+    def fit(self, batches: Callable[[], Iterator[Tensor]]) -> None:
+        """Fits what is not trained to all items on its edge; only where ``needs_fit`` is true."""
+        raise NotImplementedError(f"{self.__class__.__name__} declares nothing to fit")
+
+    def forward(self, *args: Any, call: str = "log_prob", **kwargs: Any) -> Any:
+        """Calls the named method, so that wrappers which hook ``forward`` (DDP, compile) see every use."""
+        return getattr(self, call)(*args, **kwargs)
+
+
+class Step(NamedTuple):
+    """What a stage found on its way up.
+
+    Args:
+        z: The item above, ``(batch, *above.shape)``.
+        terms: Names of ``TERMS`` without the edge -> nats per example, ``(batch,)``.
+        penalties: Values with a gradient that are no likelihood.
+        diagnostics: Values without a gradient.
+        gaussian: The posterior's parameters, where ``closed`` was asked for.
+    """
+
+    z: Tensor
+    terms: dict[str, Tensor]
+    penalties: Mapping[str, Tensor] = {}
+    diagnostics: Mapping[str, Tensor] = {}
+    gaussian: Gaussian | None = None
+
+
+class Stage(nn.Module):
+    """One step between two edges: ``infer`` goes up, ``generate`` comes down.
+
+    Args:
+        below: Space of the item it stands on.
+        above: Space of the item it gives.
+    """
+
+    closed_form: bool = False
+    needs_fit: bool = False
+
+    def __init__(self, below: Space, above: Space) -> None:
+        super().__init__()
+        self.below, self.above = below, above
+
+    @abstractmethod
+    def infer(self, x: Tensor, c: Tensor | None = None, closed: bool = False, mode: Mode = "path") -> Step:
+        """Goes up from ``x``, ``(batch, *below.shape)``, with the labels ``c``.
+
+        ``closed`` asks for ``minus_log_q`` in expectation and for the Gaussian beside it; only where ``closed_form``.
+        """
+
+    @abstractmethod
+    def generate(self, z: Tensor, c: Tensor | None = None) -> Tensor:
+        """Comes down from ``z``, ``(batch, *above.shape)``. Sends no gradient."""
+
+    def fit(self, batches: Callable[[], Iterator[Tensor]]) -> None:
+        """Fits what is not trained to all items below; only where ``needs_fit`` is true."""
+        raise NotImplementedError(f"{self.__class__.__name__} declares nothing to fit")
+
+    def posterior(self) -> Posterior:
+        """Lends the posterior to a prior made of it."""
+        raise NotImplementedError(f"{self.__class__.__name__} has no posterior to lend")
+
+
+class DensityPart(Part):
+    """Declares a density: what it scores, what it promises, what a net must produce to condition it."""
+
+    role: ClassVar[str] = "density"
+    takes: ClassVar[tuple[type, ...]] = (Real,)
+    gradient: ClassVar[Gradient] = "pathwise"
+    needs_condition: ClassVar[bool] = False
+    needs_posterior: ClassVar[bool] = False
+
+    labels: bool = False
+    """Condition on the class label; the data must give labels."""
+
+    def features(self, space: Space) -> Real | None:
+        """The condition that a net must produce; none where the density takes no condition."""
+        return None
+
+    def kind(self, slot: Slot) -> Kind:
+        """What ``log_prob`` promises in this slot."""
+        return Kind.EXACT
+
+    def misfits(self, slot: Slot) -> Iterator[Misfit]:
+        """Checks space, condition, polarity and labels; a part adds what is its own."""
+        if not isinstance(slot.space, self.takes):
+            wanted = " or ".join(space.__name__ for space in self.takes)
+            yield Misfit(f"'{self.type}' takes {wanted}, but {slot.origin} {slot.space}.")
+            return
+        if slot.negative:
+            yield from self._polarity(slot)
+        if slot.condition is not None and self.features(slot.space) is None:
+            yield Misfit(f"'{self.type}' takes no condition, so it cannot serve as a {slot.use}.")
+        if slot.condition is None and self.needs_condition:
+            yield Misfit(f"'{self.type}' needs a condition from a net, and a {slot.use} here has none.")
+        if self.needs_posterior and (slot.use != "prior" or slot.beneath is None):
+            yield Misfit(f"'{self.type}' is made of the posterior right below it, and here there is none.")
+        if self.labels and (slot.labels is None or slot.condition is not None):
+            why = "the data give none (data.labels)" if slot.labels is None else f"a {slot.use} gets them through its net"
+            yield Misfit(f"'{self.type}' is to take the class label, but {why}.", key="labels", swap=False)
+        if self.labels and slot.labels is not None and self.features(slot.space) is None:
+            yield Misfit(f"'{self.type}' takes no condition, so it cannot take the class label.", key="labels")
+
+    def _polarity(self, slot: Slot) -> Iterator[Misfit]:
+        kind = self.kind(slot)
+        if kind is not Kind.EXACT:
+            yield Misfit(
+                f"a {slot.use} enters the bound with a minus sign, so its log-probability must be exact; "
+                f"that of '{self.type}' is only a {kind} ({kind.promise}) and the result would be no bound."
+            )
+        if self.gradient != "pathwise":
+            yield Misfit(f"a {slot.use} must carry a pathwise gradient, and samples of '{self.type}' carry none.")
+
+    def build(self, slot: Slot) -> nn.Module:
+        """Builds the density; where it takes the class label, behind an embedding of that label."""
+        if self.labels and slot.labels is not None and slot.condition is None:
+            features = self.features(slot.space)
+            assert features is not None, "a density without features was not refused its labels"
+            inner = super().build(replace(slot, condition=features))
+            assert isinstance(inner, Density)
+            return ByLabel(inner, slot.labels, features)
+        return super().build(slot)
+
+
+class StagePart(Part):
+    """Declares a stage: the space it gives, computed from the space below, and the terms it adds."""
+
+    role: ClassVar[str] = "stage"
+    lends_posterior: ClassVar[bool] = False
+
+    def above(self, below: Space) -> Space:
+        """The space it gives; a best guess where it does not fit on ``below``."""
+        raise NotImplementedError
+
+    def kind(self, slot: Slot) -> Kind:
+        """What the log weight of this stage promises."""
+        return Kind.EXACT
+
+    def terms(self) -> dict[str, str]:
+        """The terms it adds, in order, and the relative key path of the part that each comes from ('' for itself)."""
+        raise NotImplementedError
+
+
+class ByLabel(Density):
+    """A conditional density whose condition is looked up by class label.
+
+    Args:
+        density: Conditional on ``features``.
+        labels: Space of the label.
+        features: The condition wanted.
+    """
+
+    def __init__(self, density: Density, labels: Codes, features: Real) -> None:
+        super().__init__(density.space, labels, density.kind)
+        self.density = density
+        self.embedding = nn.Embedding(labels.size, features.dim)
+        nn.init.normal_(self.embedding.weight, std=0.01)
+        self.shape = features.shape
+
+    def _features(self, c: Tensor | None) -> Tensor:
+        assert c is not None, "a density by label was asked without one"
+        return self.embedding(c.long()).unflatten(1, self.shape)
+
+    def log_prob(self, x: Tensor, c: Tensor | None = None, mode: Mode = "path") -> Tensor:
+        """L of each row given its label."""
+        return self.density.log_prob(x, self._features(c), mode)
+
+    @torch.no_grad()
+    def sample(self, n: int, c: Tensor | None = None) -> Tensor:
+        """Draws one item for each of the ``n`` labels."""
+        return self.density.sample(n, self._features(c))
+
+
+class FreeParameters(nn.Module):
+    """What conditions a density: the given condition, or, where there is none, numbers learned in its place.
+
+    Args:
+        features: The condition that the density wants.
+        condition: What it is given; none for a density that stands alone.
+    """
+
+    def __init__(self, features: Real, condition: Space | None) -> None:
+        super().__init__()
+        self.value = nn.Parameter(torch.zeros(features.shape)) if condition is None else None
+
+    def forward(self, n: int, c: Tensor | None) -> Tensor:
+        """``(n, *features.shape)``."""
+        if self.value is None:
+            assert c is not None, "a conditional density was asked without a condition"
+            return c
+        return self.value.expand(n, *self.value.shape)
+
+
+def to_features(x: Tensor, space: Space, dtype: torch.dtype) -> Tensor:
+    """What a net sees of an item: reals as they are, ordered codes scaled to [0, 1], others one-hot on a first axis."""
+    if isinstance(space, Real):
+        return x
+    if not space.ordered:
+        return torch.movedim(nn.functional.one_hot(x.long(), space.size), -1, 1).to(dtype)
+    return x.to(dtype) if space.size == 2 else x.to(dtype) / (space.size - 1)
+
+
+def with_label(x: Tensor, c: Tensor, labels: Codes) -> Tensor:
+    """Appends a one-hot label to the first axis of each item, repeated over the remaining axes."""
+    one_hot = nn.functional.one_hot(c.long(), labels.size).to(x.dtype)
+    spread = one_hot.reshape(*one_hot.shape, *[1] * (x.dim() - 2)).expand(-1, -1, *x.shape[2:])
+    return torch.cat([x, spread], dim=1)
+
+
+def labelled(space: Real, labels: Codes | None) -> Real:
+    """The space of ``with_label``."""
+    return space if labels is None else Real((space.shape[0] + labels.size, *space.shape[1:]))

@@ -1,0 +1,1 @@
+"""Parts that plug together: one file a part, declaration and module side by side."""

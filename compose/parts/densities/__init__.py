@@ -1,0 +1,1 @@
+"""The shipped densities: one file each."""

@@ -1,0 +1,75 @@
+"""The normal distribution: standard as a prior, diagonal with free parameters under a condition."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from compose.core.declare import Slot
+from compose.core.gaussians import LOG_2PI, Gaussian, bounded
+from compose.core.random import standard_normal
+from compose.core.roles import Density, DensityPart, Mode
+from compose.core.spaces import Real, Space
+
+
+class Normal(DensityPart):
+    """``N(0, I)`` where nothing conditions it, else ``N(loc, diag(scale^2))`` with both from the condition."""
+
+    type: ClassVar[str] = "normal"
+    source: ClassVar[str] = "Kingma and Welling 2013, arXiv:1312.6114"
+
+    def features(self, space: Space) -> Real:
+        """Location and raw log-scale of every number."""
+        return Real((2, *space.shape))
+
+    def construct(self, slot: Slot, children: Mapping[str, nn.Module]) -> nn.Module:
+        """The density in its slot."""
+        return NormalDensity(slot.space, slot.condition)
+
+
+class NormalDensity(Density):
+    """Independent normals over every number of ``space``."""
+
+    closed_form = True
+
+    def __init__(self, space: Space, condition: Space | None = None) -> None:
+        super().__init__(space, condition)
+        self.axes = tuple(range(1, 1 + len(space.shape)))
+        self.constant = 0.5 * LOG_2PI * space.dim
+        # A standard normal owns no parameter that would say where, and in which precision, to draw.
+        self.register_buffer("like", torch.zeros(()), persistent=False)
+
+    def gaussian(self, c: Tensor) -> Gaussian:
+        """Splits the condition ``(batch, 2, *shape)`` into location and bounded log-scale."""
+        loc, raw = c.unbind(1)
+        log_scale = bounded(raw)
+        return Gaussian(loc, log_scale, log_scale.exp())
+
+    def log_prob(self, x: Tensor, c: Tensor | None = None, mode: Mode = "path") -> Tensor:
+        """Exact log-density of each row, in nats."""
+        if c is None:
+            return -0.5 * (x * x).sum(self.axes) - self.constant
+        loc, log_scale, scale = self.gaussian(c)
+        noise = (x - loc) / scale
+        return -(0.5 * noise * noise + log_scale).sum(self.axes) - self.constant
+
+    def expected_log_prob(self, q: Gaussian) -> Tensor:
+        """``E_q log N(z; 0, I)``, in nats."""
+        return -0.5 * (q.loc * q.loc + q.scale * q.scale).sum(self.axes) - self.constant
+
+    def rsample_and_log_prob(self, c: Tensor) -> tuple[Tensor, Tensor]:
+        """Draws ``loc + scale * noise`` with its log-density."""
+        loc, log_scale, scale = self.gaussian(c)
+        noise = standard_normal(loc.shape, loc)
+        return loc + scale * noise, -(0.5 * noise * noise + log_scale).sum(self.axes) - self.constant
+
+    @torch.no_grad()
+    def sample(self, n: int, c: Tensor | None = None) -> Tensor:
+        """Draws ``n`` items, one for each row of ``c`` where there is one."""
+        if c is None:
+            return standard_normal((n, *self.space.shape), self.like)
+        loc, _, scale = self.gaussian(c)
+        return loc + scale * standard_normal(loc.shape, loc)

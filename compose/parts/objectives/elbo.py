@@ -1,0 +1,71 @@
+"""The negative evidence lower bound, with weights on its rates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, ClassVar
+
+from annotated_types import Ge
+from torch import Tensor, nn
+
+from compose.core.declare import Misfit, ObjectivePart, Slot
+from compose.core.kinds import Kind
+from compose.core.objective import Loss, Objective
+from compose.core.roles import DensityPart, Mode
+from compose.core.terms import total, views
+
+
+class ELBO(ObjectivePart):
+    """Minimises ``distortion + beta * sum of rates``; with beta 1 that is ``-L``, the negative ELBO."""
+
+    type: ClassVar[str] = "elbo"
+    source: ClassVar[str] = "beta: Higgins et al. 2017; warm-up: arXiv:1602.02282; free bits: arXiv:1606.04934"
+
+    beta: Annotated[float, Ge(0)] = 1.0
+    """Weight of the rates."""
+    warmup: Annotated[int, Ge(0)] = 0
+    """Steps over which the weight of the rates rises linearly from 0 to beta."""
+    free_bits: Annotated[float, Ge(0)] = 0.0
+    """Nats of each rate (mean over the batch) that cost nothing."""
+    mode: Mode = "kl"
+    """How terms are taken in training: ``kl`` uses closed forms where there are any, ``path`` draws everything."""
+
+    def misfits(self, slot: Slot) -> Iterator[Misfit]:
+        """The model has a likelihood; and what acts on rates finds one."""
+        assert isinstance(slot.model, DensityPart)
+        inner = Slot("prior", slot.space, labels=slot.labels)
+        if slot.model.kind(inner) is Kind.NONE:
+            yield Misfit(f"'{self.type}' needs a likelihood, and this model has none.")
+        sampled = any("minus_log_q" in part.terms() for part, _ in slot.model.nested(inner).values() if hasattr(part, "terms"))
+        for key in ("beta", "warmup", "free_bits"):
+            if not sampled and getattr(self, key) != ELBO.model_fields[key].default:
+                yield Misfit(f"'{key}' weighs a rate, and this model draws no latent.", key=key, swap=False)
+
+    def construct(self, slot: Slot, children: Mapping[str, nn.Module]) -> nn.Module:
+        """The objective."""
+        return ELBOObjective(self)
+
+
+class ELBOObjective(Objective):
+    """Weighs the views of the ledger.
+
+    Args:
+        options: Weights.
+    """
+
+    def __init__(self, options: ELBO) -> None:
+        super().__init__()
+        self.options = options
+        self.plain = options.beta == 1 and not options.warmup and not options.free_bits
+
+    def forward(self, model: Any, x: Tensor, c: Tensor | None, step: int) -> Loss:
+        """``-L``, or its weighted form, averaged over the batch."""
+        ledger = model(x, c, call="evaluate_terms", mode=self.options.mode)
+        if self.plain:
+            return Loss(-total(ledger.terms).mean(), ledger)
+        beta = self.options.beta * (min(1.0, (step + 1) / self.options.warmup) if self.options.warmup else 1.0)
+        value = x.new_zeros((), dtype=next(iter(ledger.terms.values())).dtype)
+        for view, names in views(ledger.terms).items():
+            cost = -total({name: ledger.terms[name] for name in names}).mean()
+            value = value + (cost if view == "distortion" else beta * cost.clamp_min(self.options.free_bits))
+        return Loss(value, ledger)

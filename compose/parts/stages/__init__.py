@@ -1,0 +1,1 @@
+"""The shipped stages: one file each."""

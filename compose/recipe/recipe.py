@@ -1,0 +1,150 @@
+"""What a recipe says: data, model, phases of training, evaluation, seed."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Strict, model_validator
+from pydantic_core import PydanticCustomError
+
+from compose.core.declare import DataPart, part_field
+from compose.core.spaces import Codes, Space
+from compose.parts.densities.model import Model
+
+_FORM = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=True, use_attribute_docstrings=True)
+# Strict numbers and strings (no "16" for 16, no true for 1), but a mapping is how a recipe writes a nested record.
+_MAPPING = Strict(False)
+
+
+def _without_type(value: Any) -> Any:
+    """The model of a recipe needs no ``type: model``, and may have it."""
+    if isinstance(value, dict) and value.get("type") == "model":
+        return {key: option for key, option in value.items() if key != "type"}
+    return value
+
+
+class Optimizer(BaseModel):
+    """How a player descends; torch's own optimizers."""
+
+    model_config = _FORM
+
+    type: Literal["adamw", "adam", "adamax", "sgd"] = "adamw"
+    """Which of torch.optim."""
+    lr: Annotated[float, Gt(0), Le(10)] = 1e-3
+    """Learning rate at its highest."""
+    weight_decay: Annotated[float, Ge(0)] = 0.0
+    """Decoupled for adamw, else added to the gradient."""
+    betas: Annotated[list[Annotated[float, Ge(0), Lt(1)]], MinLen(2), MaxLen(2)] = [0.9, 0.999]
+    """Decay of the first and second moments; of sgd the first is the momentum."""
+    schedule: Literal["constant", "cosine", "linear"] = "constant"
+    """How the rate falls over the phase, to 0 at its end."""
+    warmup: Annotated[int, Ge(0)] = 0
+    """Steps over which the rate rises from 0."""
+
+
+class Term(BaseModel):
+    """One objective of a player, with its weight and start."""
+
+    model_config = _FORM
+
+    objective: part_field("objective")  # type: ignore[valid-type]
+    """What is minimised."""
+    weight: Annotated[float, Ge(0)] = 1.0
+    """Factor of the loss."""
+    start: Annotated[int, Ge(0)] = 0
+    """Step of the phase at which it sets in."""
+
+
+class Player(BaseModel):
+    """Trains some parts towards some objectives with one optimizer."""
+
+    model_config = _FORM
+
+    trains: Annotated[list[str], MinLen(1)] = ["model"]
+    """Key paths of the parts it trains; all others are frozen for it."""
+    objectives: Annotated[list[Annotated[Term, _MAPPING]], MinLen(1)]
+    """What it minimises, summed."""
+    optimizer: Annotated[Optimizer, _MAPPING] = Optimizer()
+    """How."""
+    clip: Annotated[float, Gt(0)] | None = None
+    """Largest norm of the gradient; none to leave it."""
+    ema: Annotated[float, Gt(0), Lt(1)] | None = None
+    """Decay of an average of the weights, which evaluation and sampling then use."""
+
+
+class Phase(BaseModel):
+    """A stretch of training: players, batch size and a budget.
+
+    One player is the rule, so its keys (``objective``, ``optimizer``, ``clip``, ``ema``, ``trains``) may stand in the
+    phase itself; several stand in ``players``.
+    """
+
+    model_config = _FORM
+
+    players: Annotated[list[Annotated[Player, _MAPPING]], MinLen(1)]
+    """Who trains what; they step in turn."""
+    batch_size: Annotated[int, Ge(1), Le(1_000_000)] = 128
+    """Examples a step, over all devices together."""
+    steps: Annotated[int, Ge(1)] | None = None
+    """Budget in steps."""
+    epochs: Annotated[float, Gt(0)] | None = None
+    """Budget in passes over the training set."""
+    seconds: Annotated[float, Gt(0)] | None = None
+    """Budget in seconds of training, evaluation left out."""
+    validate_every: Annotated[int, Ge(1)] | None = None
+    """Steps between looks at the validation set; a tenth of the budget where left out."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_player(cls, value: Any) -> Any:
+        if not isinstance(value, dict) or "players" in value:
+            return value
+        own = {key: value[key] for key in ("trains", "optimizer", "clip", "ema") if key in value}
+        rest = {key: value[key] for key in value if key not in own and key != "objective"}
+        return {**rest, "players": [{"objectives": [{"objective": value.get("objective", "elbo")}], **own}]}
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> Phase:
+        given = [key for key in ("steps", "epochs", "seconds") if getattr(self, key) is not None]
+        if len(given) != 1:
+            came = f"{' and '.join(given)} are given" if given else "none is given"
+            raise PydanticCustomError("budget", f"a phase has one budget, steps, epochs or seconds, and {came}")
+        return self
+
+
+class Evaluation(BaseModel):
+    """How a trained model is scored."""
+
+    model_config = _FORM
+
+    samples: Annotated[int, Ge(1), Le(1_000_000)] = 100
+    """K of NLL(K); where the model's kind refuses K > 1 the column stays blank."""
+    seed: int = 0
+    """Seed of the evaluation's own noise."""
+
+
+class Recipe(BaseModel):
+    """A model, its data and its training, as data."""
+
+    model_config = _FORM
+
+    data: part_field("data")  # type: ignore[valid-type]
+    """What is modelled."""
+    model: Annotated[Model, _MAPPING, BeforeValidator(_without_type)]
+    """The stages and the prior."""
+    train: Annotated[list[Annotated[Phase, _MAPPING]], MinLen(1)]
+    """Phases, one after the other."""
+    evaluate: Annotated[Evaluation, _MAPPING] = Evaluation()
+    """How the result is scored."""
+    seed: Annotated[int, Ge(0), Le(2**31 - 1)] = 0
+    """Seed of everything random in training."""
+
+    def spaces(self) -> tuple[Space, Codes | None]:
+        """The space of one datum and of its label.
+
+        Raises:
+            DataError: the data's files are missing or broken.
+        """
+        assert isinstance(self.data, DataPart)
+        return self.data.spaces()
