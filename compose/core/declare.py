@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, SerializeAsAny, model_serializer
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, SerializeAsAny, ValidationError, model_serializer, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from compose.core import registry
 from compose.core.spaces import Codes, Real, Space
@@ -66,12 +66,8 @@ class Misfit:
     swap: bool = True
 
 
-class Part(BaseModel):
-    """Base of every declaration.
-
-    Class attributes: ``type`` is the name in recipes, ``role`` the shelf it stands on, ``source`` where the idea comes
-    from. Options are fields with defaults; a docstring under a field is its meaning.
-    """
+class Declared(BaseModel):
+    """Base of everything that a recipe writes: frozen, strict (no "16" for 16), and helpful about unknown keys."""
 
     model_config = ConfigDict(
         frozen=True,
@@ -82,9 +78,46 @@ class Part(BaseModel):
         arbitrary_types_allowed=True,
     )
 
+    #: Keys that a recipe may write besides the fields, because a validator spells them out.
+    shorthand: ClassVar[tuple[str, ...]] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        unknown = [key for key in value if key not in cls.model_fields]
+        if not unknown:
+            return value
+        name, keys = cls.called(), [*cls.shorthand, *cls.model_fields]
+        error = PydanticCustomError(
+            "unknown_key", "no option of '{name}'", {"name": name, "options": ", ".join(keys) or "none"}
+        )
+        raise ValidationError.from_exception_data(
+            cls.__name__, [InitErrorDetails(type=error, loc=(key,), input=value[key]) for key in unknown]
+        )
+
+    @classmethod
+    def called(cls) -> str:
+        """The name of this record in messages."""
+        return cls.__name__.lower()
+
+
+class Part(Declared):
+    """Base of every declaration of a part.
+
+    Class attributes: ``type`` is the name in recipes, ``role`` the shelf it stands on, ``source`` where the idea comes
+    from. Options are fields with defaults; a docstring under a field is its meaning.
+    """
+
     type: ClassVar[str] = ""
     role: ClassVar[str] = ""
     source: ClassVar[str] = ""
+
+    @classmethod
+    def called(cls) -> str:
+        """The part's name in recipes."""
+        return cls.type
 
     def misfits(self, slot: Slot) -> Iterator[Misfit]:
         """Everything that keeps this part (not its children) from ``slot``."""
@@ -120,14 +153,14 @@ def _resolve(role: str, value: Any) -> Any:
     """Turns ``name`` or ``{type: name, ...}`` into the declaration it stands for."""
     if isinstance(value, Part):
         if value.role != role:
-            raise PydanticCustomError("part_role", f"'{value.type}' is a {value.role}, but a {role} is wanted")
+            raise PydanticCustomError("part_role", f"'{value.type}' is a {value.role}, but a {role} is wanted", {"role": role})
         return value
     if isinstance(value, str):
         value = {"type": value}
     if not isinstance(value, Mapping):
         kinds = {"list": "a list", "int": "a number", "float": "a number", "NoneType": "nothing", "bool": "a truth value"}
         came = kinds.get(type(value).__name__, type(value).__name__)
-        raise PydanticCustomError("part_form", f"{came} stands where a {role} is wanted: its name, or {{type: name, ...}}")
+        raise PydanticCustomError("part_form", f"{came} stands where a {role} is wanted: its name, or {{type: name, ...}}", {"role": role})
     options = dict(value)
     name = options.pop("type", None)
     if name is None:

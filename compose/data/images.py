@@ -49,7 +49,7 @@ class GreyImages(DataPart):
             raise PydanticCustomError(
                 "levels_and_binarize",
                 "levels: {levels} and binarize: true exclude each other; leave one of them out",
-                {"levels": self.levels},
+                {"levels": self.levels, "keys": "levels binarize"},
             )
         return self
 

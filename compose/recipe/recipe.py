@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Strict, model_validator
+from pydantic import BeforeValidator, Strict, model_validator
 from pydantic_core import PydanticCustomError
 
-from compose.core.declare import DataPart, part_field
+from compose.core.declare import DataPart, Declared, part_field
 from compose.core.spaces import Codes, Space
 from compose.parts.densities.model import Model
 
-_FORM = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=True, use_attribute_docstrings=True)
 # Strict numbers and strings (no "16" for 16, no true for 1), but a mapping is how a recipe writes a nested record.
 _MAPPING = Strict(False)
 
@@ -24,10 +23,8 @@ def _without_type(value: Any) -> Any:
     return value
 
 
-class Optimizer(BaseModel):
+class Optimizer(Declared):
     """How a player descends; torch's own optimizers."""
-
-    model_config = _FORM
 
     type: Literal["adamw", "adam", "adamax", "sgd"] = "adamw"
     """Which of torch.optim."""
@@ -43,10 +40,8 @@ class Optimizer(BaseModel):
     """Steps over which the rate rises from 0."""
 
 
-class Term(BaseModel):
+class Term(Declared):
     """One objective of a player, with its weight and start."""
-
-    model_config = _FORM
 
     objective: part_field("objective")  # type: ignore[valid-type]
     """What is minimised."""
@@ -56,10 +51,8 @@ class Term(BaseModel):
     """Step of the phase at which it sets in."""
 
 
-class Player(BaseModel):
+class Player(Declared):
     """Trains some parts towards some objectives with one optimizer."""
-
-    model_config = _FORM
 
     trains: Annotated[list[str], MinLen(1)] = ["model"]
     """Key paths of the parts it trains; all others are frozen for it."""
@@ -73,14 +66,14 @@ class Player(BaseModel):
     """Decay of an average of the weights, which evaluation and sampling then use."""
 
 
-class Phase(BaseModel):
+class Phase(Declared):
     """A stretch of training: players, batch size and a budget.
 
     One player is the rule, so its keys (``objective``, ``optimizer``, ``clip``, ``ema``, ``trains``) may stand in the
     phase itself; several stand in ``players``.
     """
 
-    model_config = _FORM
+    shorthand: ClassVar[tuple[str, ...]] = ("objective", "optimizer", "clip", "ema", "trains")
 
     players: Annotated[list[Annotated[Player, _MAPPING]], MinLen(1)]
     """Who trains what; they step in turn."""
@@ -100,8 +93,8 @@ class Phase(BaseModel):
     def _one_player(cls, value: Any) -> Any:
         if not isinstance(value, dict) or "players" in value:
             return value
-        own = {key: value[key] for key in ("trains", "optimizer", "clip", "ema") if key in value}
-        rest = {key: value[key] for key in value if key not in own and key != "objective"}
+        own = {key: value[key] for key in cls.shorthand if key in value and key != "objective"}
+        rest = {key: value[key] for key in value if key not in cls.shorthand}
         return {**rest, "players": [{"objectives": [{"objective": value.get("objective", "elbo")}], **own}]}
 
     @model_validator(mode="after")
@@ -109,14 +102,14 @@ class Phase(BaseModel):
         given = [key for key in ("steps", "epochs", "seconds") if getattr(self, key) is not None]
         if len(given) != 1:
             came = f"{' and '.join(given)} are given" if given else "none is given"
-            raise PydanticCustomError("budget", f"a phase has one budget, steps, epochs or seconds, and {came}")
+            raise PydanticCustomError(
+                "budget", "a phase has one budget, steps, epochs or seconds, and {came}", {"came": came, "keys": "steps epochs seconds"}
+            )
         return self
 
 
-class Evaluation(BaseModel):
+class Evaluation(Declared):
     """How a trained model is scored."""
-
-    model_config = _FORM
 
     samples: Annotated[int, Ge(1), Le(1_000_000)] = 100
     """K of NLL(K); where the model's kind refuses K > 1 the column stays blank."""
@@ -124,10 +117,8 @@ class Evaluation(BaseModel):
     """Seed of the evaluation's own noise."""
 
 
-class Recipe(BaseModel):
+class Recipe(Declared):
     """A model, its data and its training, as data."""
-
-    model_config = _FORM
 
     data: part_field("data")  # type: ignore[valid-type]
     """What is modelled."""
