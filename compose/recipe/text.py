@@ -108,23 +108,23 @@ class _Reader:
         try:
             self._characters()
             return self._document()
-        except _Stop:
+        except _StopReading:
             return None
 
     def fault(self, path: KeyPath, message: str, hint: str = "", mark: Mark | None = None) -> None:
         """Notes a fault, at the event read last unless told; a text with too many is not read on."""
         self.faults.append(Fault(dotted((*self.above, *path)), message, hint, str(mark or self.here)))
         if len(self.faults) >= MAX_FAULTS:
-            raise _Stop
+            raise _StopReading
 
     def _characters(self) -> None:
         if len(self.text) > MAX_BYTES:
             self.fault((), f"The text has {len(self.text)} characters.", f"At most {MAX_BYTES // 1024} KiB are read.")
-            raise _Stop
+            raise _StopReading
         if odd := _UNPRINTABLE.search(self.text):
             mark = self.locate(*end_of(self.text[: odd.start()]))
             self.fault((), f"The character U+{ord(odd[0]):04X} does not belong in a text.", _ODD, mark)
-            raise _Stop
+            raise _StopReading
 
     def _next(self) -> Any:
         try:
@@ -134,10 +134,10 @@ class _Reader:
             mark = self.locate(at.line + 1, at.column + 1) if at else None
             said = " ".join(part for part in (error.problem, error.context) if part)
             self.fault((), f"This is no YAML: {said}.", _SYNTAX, mark)
-            raise _Stop from None
+            raise _StopReading from None
         except Exception as error:  # ruamel lets others out of broken texts: an OverflowError of "\UFFFFFFFF", ...
             self.fault((), f"This is no YAML: {error.__class__.__name__}, {clipped(str(error))}.", _SYNTAX)
-            raise _Stop from error
+            raise _StopReading from error
         self.here = self.locate(event.start_mark.line + 1, event.start_mark.column + 1)
         return event
 
@@ -159,7 +159,7 @@ class _Reader:
         self.nodes += 1
         if self.nodes > MAX_NODES:
             self.fault(path, f"The text has more than {MAX_NODES} entries.", _ODD)
-            raise _Stop
+            raise _StopReading
         if isinstance(event, AliasEvent):
             return self.fault(path, f"The alias {clipped('*' + event.anchor)} does not belong in a recipe.", _PLAIN)
         if event.anchor:
@@ -170,7 +170,7 @@ class _Reader:
             return self._scalar(event, path)
         if len(self.above) + len(path) >= MAX_DEPTH:
             self.fault(path[:4], f"Entries are nested more than {MAX_DEPTH} deep.", _ODD)
-            raise _Stop
+            raise _StopReading
         return self._list(path) if isinstance(event, SequenceStartEvent) else self._mapping(path)
 
     def _list(self, path: KeyPath) -> list[Any]:
@@ -229,5 +229,5 @@ class _Reader:
         return float(text) if _FLOAT.fullmatch(text) else text
 
 
-class _Stop(Exception):
+class _StopReading(Exception):  # noqa: N818 - no error: the faults are noted already
     """Ends the reading of a text whose faults are noted."""

@@ -1,4 +1,4 @@
-"""A recipe as plain data in which every entry knows where it was written, and the rules by which one changes another."""
+"""A recipe as plain data in which every entry knows where it was written, and the rules of changing one."""
 
 from __future__ import annotations
 
