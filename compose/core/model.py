@@ -46,7 +46,7 @@ class ModelDensity(Density):
         self.by_label = condition is None
         self.closes = prior.closed_form and prior.condition is None
         if prior.needs_posterior:
-            prior.bind(stages[-1].posterior())
+            prior.bind(stages[-1].lend())
 
     def evaluate_terms(self, x: Tensor, c: Tensor | None = None, mode: Mode = "path") -> Ledger:
         """Every term by name, in nats per example, from the data upward.

@@ -139,7 +139,7 @@ class Stage(nn.Module):
         """Fits what is not trained to all items below; only where ``needs_fit`` is true."""
         raise NotImplementedError(f"{self.__class__.__name__} declares nothing to fit")
 
-    def posterior(self) -> Posterior:
+    def lend(self) -> Posterior:
         """Lends the posterior to a prior made of it."""
         raise NotImplementedError(f"{self.__class__.__name__} has no posterior to lend")
 

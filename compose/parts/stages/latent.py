@@ -93,20 +93,20 @@ class LatentStage(Stage):
         self.encoder, self.decoder = parts["encoder"], parts["decoder"]
         q, p = parts["posterior"], parts["likelihood"]
         assert isinstance(q, Density) and isinstance(p, Density)
-        self.q, self.likelihood, self.labels = q, p, labels
+        self.posterior, self.likelihood, self.labels = q, p, labels
         self.closed_form = q.closed_form
 
     def infer(self, x: Tensor, c: Tensor | None = None, closed: bool = False, mode: Mode = "path") -> Step:
         """Draws z given x and scores x given z."""
         features = self.q_features(self._features(x), c)
         if closed:
-            gaussian = self.q.gaussian(features)
+            gaussian = self.posterior.gaussian(features)
             assert gaussian is not None, "a posterior in closed form gave no Gaussian"
             z = gaussian.loc + gaussian.scale * standard_normal(gaussian.loc.shape, gaussian.loc)
             minus_log_q = gaussian.entropy()
         else:
             gaussian = None
-            z, log_q = self.q.rsample_and_log_prob(features)
+            z, log_q = self.posterior.rsample_and_log_prob(features)
             minus_log_q = -log_q
         log_likelihood = self.likelihood.log_prob(x, self.p_features(z, c), mode)
         return Step(z, {"log_likelihood": log_likelihood, "minus_log_q": minus_log_q}, gaussian=gaussian)
@@ -124,9 +124,9 @@ class LatentStage(Stage):
         """Parameters of the likelihood."""
         return self.decoder(z if self.labels is None or c is None else with_label(z, c, self.labels))
 
-    def posterior(self) -> Posterior:
+    def lend(self) -> Posterior:
         """Lends the features, the encoder and q."""
-        return Posterior(self._features, self.q_features, self.q)
+        return Posterior(self._features, self.q_features, self.posterior)
 
     def _features(self, x: Tensor) -> Tensor:
         dtype = next(self.parameters()).dtype

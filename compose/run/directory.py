@@ -1,0 +1,172 @@
+"""The run directory: what was trained, on what, with what, and what came out.
+
+    recipe.yaml        the resolved recipe, every default written out
+    run.json           versions, seeds, digests, plugins, how it was run
+    metrics.jsonl      one line each logging interval and each validation
+    model.safetensors  the best weights by validation
+    last.safetensors   everything to go on from; best-0.safetensors the best weights of phase 0 so far
+    scores.json, scores.safetensors   the ledger, and the scores of every example
+    figures/, tensorboard/
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compose.core import registry
+from compose.core.errors import RunError
+from compose.recipe.build import build
+from compose.recipe.check import load_recipe
+from compose.recipe.recipe import Recipe
+
+if TYPE_CHECKING:
+    from compose.core.model import ModelDensity
+
+_RECORDED = ("torch", "numpy", "nflows", "pydantic", "lightning-fabric", "safetensors")
+
+
+class Run:
+    """A run directory that exists.
+
+    Args:
+        path: The directory.
+
+    Raises:
+        RunError: it is no run directory.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        if not (self.path / "recipe.yaml").is_file():
+            raise RunError(f"{path} is no run: it holds no recipe.yaml. 'compose train RECIPE --out DIR' makes one.")
+
+    @classmethod
+    def create(cls, path: str | Path, recipe: Recipe, record: dict[str, Any]) -> Run:
+        """Makes the directory and writes what is known before training.
+
+        Raises:
+            RunError: it already holds something, or cannot be written.
+        """
+        from compose.recipe.write import to_yaml
+
+        folder = Path(path)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if any(folder.iterdir()):
+                raise RunError(f"{folder} is not empty; choose another --out, or go on with it by --resume {folder}.")
+            write_text(folder / "run.json", json.dumps({**record, **_versions()}, indent=2) + "\n")
+            write_text(folder / "recipe.yaml", to_yaml(recipe, full=True))
+        except OSError as error:
+            raise RunError(f"{folder} cannot be written: {error.strerror}.") from error
+        return cls(folder)
+
+    @property
+    def recipe(self) -> Recipe:
+        """The resolved recipe."""
+        return load_recipe(self.path / "recipe.yaml")
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """Versions, seeds and digests."""
+        return self._json("run.json")
+
+    @property
+    def figures(self) -> Path:
+        """The directory of pictures; made when first asked for."""
+        folder = self.path / "figures"
+        folder.mkdir(exist_ok=True)
+        return folder
+
+    @property
+    def finished(self) -> bool:
+        """Whether its training came to its end."""
+        return (self.path / "model.safetensors").is_file()
+
+    def scores(self) -> dict[str, Any]:
+        """What evaluation wrote.
+
+        Raises:
+            RunError: nothing was evaluated yet.
+        """
+        return self._json("scores.json")
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Every line of the training's log."""
+        file = self.path / "metrics.jsonl"
+        return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+
+    def model(self) -> ModelDensity:
+        """The trained model, in evaluation mode.
+
+        Raises:
+            RunError: the training has not finished, or was made with a plugin that is not loaded.
+        """
+        from safetensors.torch import load_model
+
+        missing = {file: digest for file, digest in self.record["plugins"].items() if digest not in registry.plugins().values()}
+        if missing:
+            raise RunError(f"{self.path} was trained with {', '.join(missing)}; load it by --plugin FILE (same content).")
+        file = self.path / "model.safetensors"
+        if not file.is_file():
+            raise RunError(f"{self.path} has no model.safetensors: go on with it by 'compose train --resume {self.path}'.")
+        model = build(self.recipe)
+        load_model(model, file)
+        return model.eval()
+
+    def _json(self, name: str) -> dict[str, Any]:
+        file = self.path / name
+        if not file.is_file():
+            raise RunError(f"{self.path} holds no {name}; 'compose evaluate {self.path}' writes scores.json.")
+        return json.loads(file.read_text())
+
+
+def load(path: str | Path) -> ModelDensity:
+    """The trained model of a run, in evaluation mode; needs no pickle.
+
+    Raises:
+        RunError: no run, not finished, or a plugin is missing.
+    """
+    return Run(path).model()
+
+
+def free_path(name: str, root: str | Path = "runs") -> Path:
+    """``runs/NAME``, or with the first number that makes it new."""
+    path, number = Path(root) / name, 2
+    while path.exists():
+        path, number = Path(root) / f"{name}-{number}", number + 1
+    return path
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file in one step: whoever reads finds the old text or the new one."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file in one step, down to the disk."""
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def _versions() -> dict[str, Any]:
+    def installed(name: str) -> str:
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            return "not installed"
+
+    return {
+        "versions": {"python": platform.python_version(), **{name: installed(name) for name in _RECORDED}},
+        "plugins": registry.plugins(),
+        "command": " ".join(sys.argv),
+    }

@@ -1,0 +1,188 @@
+"""Scores: every example, in bounded memory, with its protocol beside it.
+
+Noise is drawn in blocks of examples keyed by (seed, block, draw), so a score depends neither on how the work was cut
+into chunks nor on the number of devices.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from compose.core import random
+from compose.core.errors import KindError
+from compose.core.kinds import Kind
+from compose.core.model import ModelDensity
+from compose.core.terms import bits_per_dim, views
+from compose.data.source import Source, Split
+from compose.run.directory import Run, write_bytes, write_text
+
+if TYPE_CHECKING:
+    from compose.recipe.recipe import Recipe
+
+BLOCK = 100
+Tick = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What every example of a split costs under a model.
+
+    Args:
+        elbo: ``E L`` of each example, the mean over all draws, in nats, ``(n,)``, float64.
+        nll: ``-log mean_k exp L_k`` of each example; none where the kind refuses it.
+        terms: The mean of each term over examples and draws, in nats.
+        samples: K.
+    """
+
+    elbo: Tensor
+    nll: Tensor | None
+    terms: dict[str, float]
+    samples: int
+
+
+@torch.no_grad()
+def score(
+    model: ModelDensity, split: Split, samples: int = 1, seed: int = 0, rows: int = 2000, tick: Tick = lambda done: None
+) -> Scores:
+    """Scores every example with K draws of its latents, in mode ``path``.
+
+    Args:
+        model: On the device of the split; put into evaluation mode by the caller.
+        split: The examples.
+        samples: K; 1 is enough for an exact model, and more than 1 gives NLL(K) where the kind allows.
+        seed: Seed of the draws.
+        rows: About how many rows are evaluated at once; bounds the memory, not the result.
+        tick: Told the number of rows done.
+    """
+    n, device = len(split), split.x.device
+    total = torch.zeros(n, dtype=torch.float64, device=device)
+    log_sum = torch.full((n,), -math.inf, dtype=torch.float64, device=device)
+    terms: dict[str, Tensor] = {}
+    for start in range(0, n, BLOCK):
+        x = split.x[start : start + BLOCK]
+        c = None if split.y is None else split.y[start : start + BLOCK]
+        here = slice(start, start + len(x))
+        for draws in _chunks(samples, max(1, rows // len(x))):
+            # Blocks of one example are repeated block-wise, so that row i of each draw is example i.
+            sources = [(random.generator(seed, "evaluation", start, k, device=device), len(x)) for k in draws]
+            with random.blocks(sources):
+                many = x.repeat(len(draws), *[1] * (x.dim() - 1))
+                ledger = model.evaluate_terms(many, None if c is None else c.repeat(len(draws)), mode="path")
+            for name, value in ledger.terms.items():
+                terms[name] = terms.get(name, 0) + value.double().sum()
+            weights = ledger.total.double().unflatten(0, (len(draws), len(x)))
+            total[here] += weights.sum(0)
+            log_sum[here] = torch.logaddexp(log_sum[here], torch.logsumexp(weights, dim=0))
+            tick(len(many))
+    nll = math.log(samples) - log_sum if model.kind.importance_weighted else None
+    means = {name: float(value) / (n * samples) for name, value in terms.items()}
+    return Scores((total / samples).cpu(), None if nll is None else nll.cpu(), means, samples)
+
+
+def _chunks(count: int, size: int) -> Iterator[range]:
+    for start in range(0, count, size):
+        yield range(start, min(start + size, count))
+
+
+def negative_elbo(model: ModelDensity, split: Split, seed: int = 0) -> float:
+    """``-ELBO`` of a split, one draw an example, in nats: what training selects on."""
+    return -float(score(model, split, 1, seed).elbo.mean())
+
+
+def evaluate(
+    run: Run | str | Path,
+    samples: int | None = None,
+    splits: tuple[str, ...] = ("validation", "test"),
+    device: str | torch.device = "cpu",
+    rows: int = 2000,
+    progress: bool = False,
+) -> dict[str, Any]:
+    """Scores a finished run and writes ``scores.json`` and, for every example, ``scores.safetensors``.
+
+    Args:
+        run: The run or its directory.
+        samples: K; the recipe's by default.
+        splits: Which splits.
+        device: Where.
+        rows: Rows evaluated at once.
+        progress: Whether to draw a progress bar.
+
+    Returns:
+        What ``scores.json`` holds.
+
+    Raises:
+        KindError: K > 1 is asked of a model whose kind refuses it.
+    """
+    from compose.run.health import health
+
+    run = run if isinstance(run, Run) else Run(run)
+    recipe, model = run.recipe, run.model().to(device)
+    source = recipe.data.load().to(device)
+    draws = _draws(model, recipe.evaluate.samples, samples)
+    scores: dict[str, Any] = {"kind": str(model.kind), "promise": model.kind.promise, "splits": {}, "health": []}
+    each: dict[str, Tensor] = {}
+    from compose.run.progress import counting
+
+    with counting("evaluating", sum(len(source.split(name)) for name in splits) * draws, progress) as tick:
+        for name in splits:
+            found = score(model, source.split(name), draws, recipe.evaluate.seed, rows, tick)
+            scores["splits"][name] = _summary(model, source, name, found, recipe)
+            each[f"{name}/-ELBO"] = -found.elbo
+            if found.nll is not None:
+                each[f"{name}/NLL"] = found.nll
+    scores["health"] = health(run, model, source)
+    from safetensors.torch import save
+
+    write_bytes(run.path / "scores.safetensors", save(each))
+    write_text(run.path / "scores.json", json.dumps(scores, indent=2) + "\n")
+    return scores
+
+
+def _draws(model: ModelDensity, default: int, asked: int | None) -> int:
+    if asked is not None and asked > 1 and not model.kind.importance_weighted:
+        raise KindError(
+            f"NLL(K = {asked}) averages exp L, and this model's L is only a {model.kind} ({model.kind.promise}); "
+            "its -ELBO is the number to compare."
+        )
+    if model.kind is Kind.EXACT:
+        return 1
+    return asked or (default if model.kind.importance_weighted else min(default, 10))
+
+
+def _summary(model: ModelDensity, source: Source, split: str, found: Scores, recipe: Recipe) -> dict[str, Any]:
+    n, dim = len(found.elbo), source.space.dim
+    cost = float(-found.elbo.mean())
+    groups = views(found.terms)
+    exact = model.kind is Kind.EXACT
+    nll = None if found.nll is None or (found.samples == 1 and not exact) else float(found.nll.mean())
+    best = cost if nll is None else nll
+    return {
+        "-ELBO": cost,
+        "standard_error": float(found.elbo.std() / math.sqrt(n)),
+        "NLL": nll,
+        "NLL_standard_error": None if found.nll is None else float(found.nll.std() / math.sqrt(n)),
+        "K": found.samples,
+        "examples": n,
+        "bits_per_dim": bits_per_dim(cost, dim),
+        "NLL_bits_per_dim": None if nll is None else bits_per_dim(nll, dim),
+        "terms": found.terms,
+        "views": {view: -sum(found.terms[name] for name in names) for view, names in groups.items()},
+        "floor": None if source.floor is None else source.floor[split],
+        "reducible": None if source.floor is None else best - source.floor[split],
+        "protocol": {
+            **source.protocol(split),
+            "conditioning": "none" if source.condition is None else f"class label of {source.condition.size}",
+            "kind": str(model.kind),
+            "mode": "path",
+            "K": found.samples,
+            "evaluation seed": recipe.evaluate.seed,
+        },
+    }
