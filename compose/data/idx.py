@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, ClassVar
 
 import numpy as np
-from pydantic import Field, PlainSerializer
+from pydantic import Field, PlainSerializer, Strict
 
 from compose.core.errors import DataError
 from compose.core.spaces import Codes
@@ -19,7 +19,8 @@ from compose.data.source import Source
 _IMAGES = {"train": "train-images-idx3-ubyte", "test": "t10k-images-idx3-ubyte"}
 _LABELS = {"train": "train-labels-idx1-ubyte", "test": "t10k-labels-idx1-ubyte"}
 
-Folder = Annotated[Path, PlainSerializer(str)]
+# Strict would refuse the text that a recipe writes.
+Folder = Annotated[Path, Strict(False), PlainSerializer(str)]
 
 
 class Idx(GreyImages):
