@@ -185,7 +185,8 @@ class PartOf:
     role: str
 
     def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
-        return {"$ref": f"#/$defs/{self.role}"}
+        # The schema of a role is written by ``compose.recipe.schema``; pydantic lets no reference of its own form pass.
+        return {"$ref": f"https://compose/{self.role}"}
 
 
 class NetPart(Part):

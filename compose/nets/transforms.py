@@ -22,7 +22,7 @@ from nflows.transforms import (
     Transform,
 )
 from nflows.transforms.coupling import CouplingTransform
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from compose.nets.spline import rational_quadratic
@@ -30,6 +30,8 @@ from compose.nets.spline import rational_quadratic
 
 class TransformOptions(BaseModel):
     """The options of an invertible stack, shared by the flow density and the bijection stage."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     transform: Literal["rq_coupling", "affine_coupling", "maf"] = "rq_coupling"
     """Rational-quadratic spline coupling, affine coupling, or masked autoregressive."""

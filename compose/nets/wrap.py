@@ -49,7 +49,7 @@ class Wrap(NetPart):
     module: str | nn.Module | Callable[..., Any] = "linear"
     """A registered name (``linear`` is shipped), or in Python a module, or a function of the two shapes."""
 
-    @field_serializer("module")
+    @field_serializer("module", when_used="json")
     def _name(self, value: object) -> str:
         return value if isinstance(value, str) else f"<{value.__class__.__name__}>"
 
