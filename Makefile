@@ -15,9 +15,12 @@ help: ## say this
 	@echo
 	@echo "PYTHON=... picks the interpreter; PIP_ARGS=... goes to pip (an index or folder with torch's CPU build, say)."
 
-demo: .venv/installed ## train a VAE with a flow prior on the digits; ledger and samples
-	$(BIN)/compose train vae_flow_prior --out $(DEMO)
+demo: $(DEMO)/scores.json ## train a VAE with a flow prior on the digits (once); ledger and where the samples lie
 	$(BIN)/compose show $(DEMO)
+
+$(DEMO)/scores.json: | .venv/installed
+	@if [ -f $(DEMO)/recipe.yaml ]; then set -- --resume $(DEMO); else set -- vae_flow_prior --out $(DEMO); fi; \
+	echo $(BIN)/compose train "$$@"; $(BIN)/compose train "$$@"
 
 install: .venv/installed ## make .venv with compose in it
 
