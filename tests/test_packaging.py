@@ -108,13 +108,26 @@ def test_the_console_script_and_the_module_are_one_command() -> None:
     assert __main__.main is cli.main
 
 
-def test_make_says_what_to_do_where_python_is_too_old(tmp_path: Path) -> None:
+def make_install(folder: Path, python: str) -> str:
+    """What ``make install`` says on its way out where it cannot go on."""
     if shutil.which("make") is None:
         pytest.skip("make is not installed")
-    shutil.copy(ROOT / "Makefile", tmp_path)
-    command = ["make", "install", "PYTHON=false no-such-python"]
-    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    shutil.copy(ROOT / "Makefile", folder)
+    command = ["make", "install", f"PYTHON={python}"]
+    ran = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
     assert ran.returncode != 0
-    assert "Python 3.11 or later, and none of these is one: false no-such-python" in ran.stderr
-    assert "make PYTHON=/path/to/python3.11 install" in ran.stderr
-    assert not (tmp_path / ".venv").exists()
+    assert not (folder / ".venv/made").exists()
+    return ran.stderr
+
+
+def test_make_says_what_to_do_where_python_is_too_old(tmp_path: Path) -> None:
+    said = make_install(tmp_path, "false no-such-python")
+    assert "Python 3.11 or later, and none of these is one: false no-such-python" in said
+    assert "make PYTHON=/path/to/python3.11 install" in said
+
+
+def test_make_says_what_to_do_where_venv_is_missing(tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\n[ "$1" = -c ]\n')  # as Debian's without python3-venv: runs code, makes no venv
+    python.chmod(0o755)
+    assert "apt install python3-venv" in make_install(tmp_path, str(python))
