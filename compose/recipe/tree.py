@@ -127,7 +127,9 @@ def _spelled_out(tree: Tree, holder: Any, at: KeyPath) -> Any:
     value = holder[at[-1]]
     if isinstance(value, str):
         value = holder[at[-1]] = {"type": value}
-        tree.marks[(*at, "type")] = tree.marks[at]
+        # A recipe made in Python has no marks.
+        if at in tree.marks:
+            tree.marks[(*at, "type")] = tree.marks[at]
     return value
 
 

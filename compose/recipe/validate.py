@@ -1,59 +1,77 @@
 """From plain data to declarations: every fault of form at once, and a best guess in place of what is faulty.
 
-Pydantic says what is wrong. What it rejects is then mended (a misspelt key or name becomes the close one, a bad value
-its default, an unreadable part a stand-in) and read again, so that faults behind the first ones are found too and the
-types can still be checked around them.
+The data are walked record by record beside the declarations; pydantic says of each record what is wrong with it. What
+is faulty is replaced (a misspelt name by the close one, a bad value by the default, an unreadable part by a stand-in),
+so that the types can still be checked around it. Some guesses differ from *world* to world: what is wrong in every
+world is wrong whatever was meant.
 """
 
 from __future__ import annotations
 
-import copy
 import difflib
+import inspect
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from compose.core import registry
-from compose.core.errors import Fault
-from compose.recipe.recipe import Recipe
-from compose.recipe.tree import KeyPath, Tree, dotted, spoken
+from compose.core.declare import Declared, Part, PartOf
+from compose.core.errors import Fault, RecipeError
+from compose.core.roles import StagePart
+from compose.core.spaces import Codes, Space
+from compose.recipe.recipe import Phase, Player, Recipe, Term
+from compose.recipe.text import MAX_FAULTS
+from compose.recipe.tree import KeyPath, Tree, clipped, dotted, spoken
 
-#: What stands in for a required entry that is missing or unreadable.
-_GUESSES: dict[str, Any] = {
-    "data": "digits",
-    "model": {},
-    "train": [{"steps": 1}],
-    "objective": "elbo",
-    "folder": ".",
-    "stages": [],
-    "players": [{"objectives": [{"objective": "elbo"}]}],
-    "objectives": [{"objective": "elbo"}],
-    "trains": ["model"],
+WORLDS = 3
+
+
+class _GivesCodes(StagePart):
+    """Stands in for a stage that may have given codes."""
+
+    type = "unknown"
+
+    def above(self, below: Space) -> Codes:
+        return Codes(below.shape, 2)
+
+    def terms(self) -> dict[str, str]:
+        return {}
+
+
+#: What stands for an unreadable part, world by world: a latent and an exact one, reals above and codes.
+_STAND_INS: dict[str, list[Any]] = {
+    "stage": ["latent", "bijection", _GivesCodes()],
+    "density": ["normal", {"type": "model", "stages": ["latent"]}],
+    "net": ["mlp"],
+    "objective": ["elbo"],
+    "data": ["digits"],
 }
-_STAND_INS = {"stage": "latent", "density": "normal", "net": "mlp", "objective": "elbo", "data": "digits"}
+#: What stands for a faulty option: its default in the first world, in each other one of these if it will do.
+_VALUES = (True, 2, 0.5, "?", [])
+
 _WANTED = {
     "int_type": "a whole number",
     "int_from_float": "a whole number",
     "float_type": "a number",
     "bool_type": "true or false",
     "string_type": "a text",
+    "path_type": "a text",
     "list_type": "a list",
     "dict_type": "a mapping",
-    "model_type": "a mapping",
-    "model_attributes_type": "a mapping",
-    "finite_number": "a finite number",
 }
 _LIMITS = {
-    "greater_than": (">", "gt"),
-    "greater_than_equal": (">=", "ge"),
-    "less_than": ("<", "lt"),
-    "less_than_equal": ("<=", "le"),
-    "too_short": ("a length of at least", "min_length"),
-    "too_long": ("a length of at most", "max_length"),
+    "greater_than": "> {gt:g}",
+    "greater_than_equal": ">= {ge:g}",
+    "less_than": "< {lt:g}",
+    "less_than_equal": "<= {le:g}",
+    "too_short": "at least {min_length} entries",
+    "too_long": "at most {max_length} entries",
 }
-_ROUNDS = 40
 
 
 @dataclass
@@ -62,137 +80,248 @@ class Form:
 
     Args:
         recipe: The declarations, best guesses where faulty.
-        faults: One for each key path at fault, each with where it was written.
-        paths: Those key paths.
-        unknown: Key paths of parts that had to be replaced by a stand-in: nothing that depends on them is known.
+        faults: By the key path at fault, as written.
+        unknown: Key paths of parts that a stand-in replaces.
+        guessed: Key paths of all values that are guesses; nothing at or below them is to be judged.
+        spelled: Where entries stand that have another key path in the declarations: below a misspelt key, or of the
+            one player whose keys a phase holds itself.
     """
 
     recipe: Recipe
-    faults: list[Fault] = field(default_factory=list)
-    paths: set[KeyPath] = field(default_factory=set)
+    faults: dict[KeyPath, Fault] = field(default_factory=dict)
     unknown: set[KeyPath] = field(default_factory=set)
+    guessed: set[KeyPath] = field(default_factory=set)
+    spelled: dict[KeyPath, KeyPath] = field(default_factory=dict)
+
+    def written(self, path: KeyPath) -> KeyPath:
+        """A key path of the declarations, as it is written in the file."""
+        found: KeyPath = ()
+        for step in path:
+            found = self.spelled.get((*found, step), (*found, step))
+        return found
+
+    def judged(self, path: KeyPath) -> bool:
+        """Whether what stands at ``path`` was said by the recipe, and is not already found faulty."""
+        return path not in self.faults and not within(path, self.guessed)
 
 
-def read_form(tree: Tree) -> Form:
-    """Validates the data of a tree against the recipe's form."""
-    data: Any = copy.deepcopy(tree.data)
-    form = Form(recipe=None)  # type: ignore[arg-type]
-    for _ in range(_ROUNDS):
-        try:
-            form.recipe = Recipe.model_validate(data)
-            return form
-        except ValidationError as error:
-            # Deepest first: mending an owner would hide what is wrong inside it.
-            details = sorted(error.errors(include_url=False), key=lambda each: -len(each["loc"]))
-            for detail in details:
-                path = _as_written(data, detail["loc"])
-                if not _consequence(form, path, detail):
-                    form.faults.append(_fault(tree, path, detail))
-                form.paths.add(path)
-                data = _mend(data, path, detail, form)
-    raise AssertionError(f"a recipe was still unreadable after {_ROUNDS} rounds of mending: {form.faults}")
+def within(path: KeyPath, owners: Iterable[KeyPath]) -> bool:
+    """Whether ``path`` is one of the owners or lies below one."""
+    return any(path[: len(owner)] == owner for owner in owners)
 
 
-def _as_written(data: Any, loc: tuple[int | str, ...]) -> KeyPath:
-    """The key path in the file: without pydantic's tags, and without the player that a phase stands for."""
-    path: list[str | int] = []
-    here = data
-    for i, step in enumerate(loc):
-        last = i == len(loc) - 1
-        if isinstance(here, dict) and step in here:
-            here = here[step]
-        elif isinstance(here, list) and isinstance(step, int) and step < len(here):
-            here = here[step]
-        elif step in ("players", "objectives") or (isinstance(step, int) and not isinstance(here, list)):
-            if not last or not isinstance(here, dict):
-                continue
-        elif not last or not (isinstance(here, dict) and isinstance(step, str)):
-            # A tag of a union, or something inside a part that was written as its bare name.
-            continue
-        path.append(step)
-    return tuple(path)
+def read_form(tree: Tree, world: int = 0) -> Form:
+    """Reads the data of a tree as a recipe, with the guesses of a world.
+
+    Raises:
+        RecipeError: with the first 100 faults, where there are so many.
+    """
+    reader = _Reader(tree, world)
+    recipe = reader.record(Recipe, tree.data, ())
+    assert isinstance(recipe, Recipe)
+    return Form(recipe, reader.faults, reader.unknown, reader.guessed, reader.spelled)
 
 
-def _consequence(form: Form, path: KeyPath, detail: ErrorDetails) -> bool:
-    """Whether this error only follows from one already reported."""
-    if path in form.paths:
-        return True
-    concerned = str(detail.get("ctx", {}).get("keys", "")).split()
-    return any((*path, key) in form.paths for key in concerned)
+class _Reader:
+    """Walks the data of a recipe beside its declarations.
+
+    Args:
+        tree: The data.
+        world: Which guesses to take.
+    """
+
+    def __init__(self, tree: Tree, world: int) -> None:
+        self.tree, self.world = tree, world
+        self.faults: dict[KeyPath, Fault] = {}
+        self.unknown: set[KeyPath] = set()
+        self.guessed: set[KeyPath] = set()
+        self.spelled: dict[KeyPath, KeyPath] = {}
+
+    def fault(self, path: KeyPath, message: str, hint: str = "") -> None:
+        """Notes what is wrong at ``path``, unless that only follows from what is noted already."""
+        if path in self.faults or within(path, self.guessed):
+            return
+        self.faults[path] = Fault(dotted(path), message, hint, self.tree.where(path))
+        if len(self.faults) >= MAX_FAULTS:
+            raise RecipeError(self.faults.values())
+
+    def record(self, kind: type[Declared], value: Any, at: KeyPath) -> Declared:
+        """The record of ``kind`` that stands at ``at``."""
+        if not isinstance(value, dict):
+            self.fault(at, f"{spoken(value)} came, wanted a mapping.")
+            self.guessed.add(at)
+            value = {}
+        given = self.given(kind, value, at)
+        if kind is Phase and "players" not in given:
+            given = self.one_player(given, at)
+        return self.filled(kind, given, at)
+
+    def given(self, kind: type[Declared], value: dict[str, Any], at: KeyPath) -> dict[str, tuple[Any, KeyPath]]:
+        """What a mapping gives for each field of a record, with the key path it is written at."""
+        known = [*(() if "players" in value else kind.shorthand), *kind.model_fields]
+        found: dict[str, tuple[Any, KeyPath]] = {}
+        for key, inner in value.items():
+            name, path = key, (*at, key)
+            if key not in known:
+                name = _near(key, [name for name in known if name not in value])
+                meant = f"Did you mean '{name}'? " if name else ""
+                message = f"{clipped(key)} is no option of '{kind.called()}'."
+                self.fault(path, message, f"{meant}It has: {', '.join(known) or 'none'}.")
+                self.spelled[(*at, name)] = path
+            if name and name not in found:
+                found[name] = (inner, path)
+        return found
+
+    def one_player(self, given: dict[str, tuple[Any, KeyPath]], at: KeyPath) -> dict[str, tuple[Any, KeyPath]]:
+        """Moves the keys of its one player, which a phase may hold itself, into that player."""
+        own = {key: given.pop(key) for key in Phase.shorthand if key in given}
+        self.spelled[(*at, "players", 0)] = self.spelled[(*at, "objectives", 0)] = at
+        term = self.filled(Term, {"objective": own.pop("objective", ("elbo", at))}, at)
+        player = self.filled(Player, {**own, "objectives": ([term], at)}, at)
+        return {**given, "players": ([player], at)}
+
+    def filled(self, kind: type[Declared], given: dict[str, tuple[Any, KeyPath]], at: KeyPath) -> Declared:
+        """The record made of what is given, and of guesses for what is faulty or missing."""
+        values = {name: self.entry(kind, name, *where) for name, where in given.items()}
+        for name, option in kind.model_fields.items():
+            if option.is_required() and name not in given:
+                self.fault((*at, name), f"the key '{name}' is missing.", option.description or "")
+                values[name] = self.guess(kind, name, (*at, name))
+        made, errors = _made(kind, values)
+        faulty = {str(detail["loc"][0]) for detail in errors if detail["loc"] and detail["loc"][0] in given}
+        for detail in errors:
+            if detail["loc"] and detail["loc"][0] in faulty:
+                self.fault(self.inside(given[str(detail["loc"][0])], detail["loc"][1:]), *_said(detail))
+        values |= {name: self.guess(kind, name, given[name][1]) for name in faulty}
+        if faulty:
+            made, errors = _made(kind, values)
+        for detail in errors:
+            self.conflict(detail, at)
+        return made or self.forced(kind, values, at)
+
+    def inside(self, entry: tuple[Any, KeyPath], loc: tuple[int | str, ...]) -> KeyPath:
+        """The key path of an error inside an entry; pydantic's tags of unions are no part of it."""
+        here, path = entry
+        for step in loc:
+            if isinstance(here, list) and isinstance(step, int) or isinstance(here, dict) and step in here:
+                here, path = here[step], (*path, step)
+        return path
+
+    def conflict(self, detail: ErrorDetails, at: KeyPath) -> None:
+        """Notes an error about several entries of a record, unless one of them is a guess."""
+        keys = str(detail.get("ctx", {}).get("keys", "")).split()
+        concerned = [(*at, key) for key in keys] or [path for path in self.guessed if path[: len(at)] == at]
+        if not self.guessed.intersection(concerned):
+            self.fault(at, *_said(detail))
+
+    def forced(self, kind: type[Declared], values: dict[str, Any], at: KeyPath) -> Declared:
+        """The record with values that are each right but do not go together."""
+        defaults = {
+            name: self.entry(kind, name, option.get_default(call_default_factory=True), (*at, name))
+            for name, option in kind.model_fields.items()
+            if name not in values
+        }
+        return kind.model_construct(**defaults, **values)
+
+    def entry(self, kind: type[Declared], name: str, value: Any, path: KeyPath) -> Any:
+        """The value of a field: the parts and records in it are read, all else is left to pydantic."""
+        what, many = _content(kind.model_fields.get(name))
+        if what is None or (many and not isinstance(value, list)):
+            return value
+        return [self.item(what, each, (*path, i)) for i, each in enumerate(value)] if many else self.item(what, value, path)
+
+    def item(self, what: str | type[Declared], value: Any, path: KeyPath) -> Declared:
+        """A part of the role ``what``, or a record of that type."""
+        if isinstance(value, Declared):
+            return value
+        return self.part(what, value, path) if isinstance(what, str) else self.record(what, value, path)
+
+    def part(self, role: str, value: Any, path: KeyPath) -> Declared:
+        """The part at ``path``; where there is none of its name, the one whose name is close, or a stand-in."""
+        options = {"type": value} if isinstance(value, str) else value
+        name = options.get("type") if isinstance(options, dict) else None
+        names = registry.names(role)
+        if not isinstance(options, dict) or name not in names:
+            near = _near(name, names)
+            meant = f"Did you mean '{near}'? " if near else ""
+            self.fault(path, _no_part(role, options), f"{meant}There is: {', '.join(names)}.")
+            if not near:
+                return self.stand_in(role, path)
+            name = near
+        kind = registry.load(role, str(name))
+        return self.record(kind, {key: inner for key, inner in options.items() if key != "type"}, path)
+
+    def stand_in(self, what: str | type[Declared], path: KeyPath) -> Declared:
+        """What is taken for a part or record of which nothing is known."""
+        self.guessed.add(path)
+        if not isinstance(what, str):
+            return self.item(what, {}, path)
+        self.unknown.add(path)
+        return self.item(what, _STAND_INS[what][self.world % len(_STAND_INS[what])], path)
+
+    def guess(self, kind: type[Declared], name: str, path: KeyPath) -> Any:
+        """A value for a field that is missing or faulty."""
+        self.guessed.add(path)
+        option = kind.model_fields[name]
+        what, many = _content(option)
+        if what is not None:
+            found = self.stand_in(what, (*path, 0) if many else path)
+            return [found] if many else found
+        others = _VALUES if option.is_required() else _VALUES[: self.world][-1:]
+        default = None if option.is_required() else option.get_default(call_default_factory=True)
+        return next((value for value in others if _accepted(kind, name, value)), default)
 
 
-def _fault(tree: Tree, path: KeyPath, detail: ErrorDetails) -> Fault:
+def _content(option: FieldInfo | None) -> tuple[str | type[Declared] | None, bool]:
+    """The role of the part or the type of the record that a field holds, if it does, and whether it lists them."""
+    inner, marks = (option.annotation, option.metadata) if option else (None, [])
+    many = get_origin(inner) is list
+    if many:
+        (inner,) = get_args(inner)
+        if get_origin(inner) is Annotated:
+            inner, *marks = get_args(inner)
+    role = next((mark.role for mark in marks if isinstance(mark, PartOf)), None)
+    record = inner if inspect.isclass(inner) and issubclass(inner, Declared) else None
+    return role or record, many
+
+
+def _made(kind: type[Declared], values: dict[str, Any]) -> tuple[Declared | None, list[ErrorDetails]]:
+    try:
+        return kind.model_validate(values), []
+    except ValidationError as error:
+        return None, error.errors(include_url=False)
+
+
+def _accepted(kind: type[Declared], name: str, value: Any) -> bool:
+    return all(detail["loc"][:1] != (name,) for detail in _made(kind, {name: value})[1])
+
+
+def _no_part(role: str, options: Any) -> str:
+    if not isinstance(options, dict):
+        return f"{spoken(options)} came, wanted a part: the name of a {role}, or {{type: name, ...}}."
+    if options.get("type") is None:
+        return f"the key 'type' is missing: which {role}?"
+    name = options["type"]
+    shelf = next((shelf for shelf in registry.ROLES if name in registry.names(shelf)), None)
+    said = clipped(name) if isinstance(name, str) else spoken(name)
+    return f"there is no {role} called {said}{f'; that is a {shelf}' if shelf else ''}."
+
+
+def _said(detail: ErrorDetails) -> tuple[str, str]:
+    """Message and hint of an error of pydantic's, or of a validator's own."""
     kind, context, came = detail["type"], detail.get("ctx", {}), spoken(detail["input"])
-    message, hint = f"{came} came; {detail['msg']}.", ""
-    if kind == "unknown_key":
-        message = f"'{path[-1]}' is no option of '{context['name']}'."
-        hint = f"{_close(path[-1], context['options'].split(', '))}It has: {context['options']}."
-    elif kind == "missing":
-        message = f"the key '{path[-1]}' is missing."
-    elif kind == "literal_error":
-        message = f"{came} came, wanted {context['expected']}."
-        hint = _close(detail["input"], context["expected"].replace("'", "").replace(" or ", ", ").split(", ")).strip()
-    elif kind == "part_type":
-        names = registry.names(context["role"])
-        message = f"{detail['msg']}{'' if detail['msg'].endswith('?') else '.'}"
-        hint = f"{_close(context.get('name', ''), names)}There is: {', '.join(names)}."
-    elif kind.startswith("part_") or "keys" in context:
-        message = f"{detail['msg']}."
-    elif kind in _WANTED:
-        message = f"{came} came, wanted {_WANTED[kind]}."
-    elif kind in _LIMITS:
-        sign, key = _LIMITS[kind]
-        message = f"{came} came, wanted {sign} {context[key]}."
-    return Fault(dotted(path), message, hint, tree.where(path))
+    if kind == "literal_error":
+        near = _near(detail["input"], re.findall("'([^']*)'", context["expected"]))
+        return f"{came} came, wanted {context['expected']}.", f"Did you mean '{near}'?" if near else ""
+    if kind in _WANTED:
+        return f"{came} came, wanted {_WANTED[kind]}.", ""
+    if kind in _LIMITS:
+        came = f"{came} of {context['actual_length']}" if "actual_length" in context else came
+        return f"{came} came, wanted {_LIMITS[kind].format(**context)}.", ""
+    return f"{detail['msg'].removeprefix('Value error, ')}.", ""
 
 
-def _close(word: Any, known: list[str]) -> str:
-    """A proposal, with a blank after it, or nothing."""
-    near = difflib.get_close_matches(str(word), known, 1)
-    return f"Did you mean '{near[0]}'? " if near and near[0] != word else ""
-
-
-def _mend(data: Any, path: KeyPath, detail: ErrorDetails, form: Form) -> Any:
-    """The data with a best guess at ``path``."""
-    kind, context = detail["type"], detail.get("ctx", {})
-    if not path:
-        return {}
-    holder = data
-    for step in path[:-1]:
-        holder = holder[step]
-    key = path[-1]
-    if isinstance(holder, str):
-        return data
-    if kind == "unknown_key":
-        value = holder.pop(key)
-        near = difflib.get_close_matches(str(key), context["options"].split(", "), 1)
-        if near and near[0] not in holder:
-            holder[near[0]] = value
-    elif kind == "part_type":
-        near = difflib.get_close_matches(context.get("name", ""), registry.names(context["role"]), 1)
-        if near:
-            holder[key] = {**holder[key], "type": near[0]} if isinstance(holder[key], dict) else near[0]
-        else:
-            form.unknown.add(path)
-            holder[key] = _STAND_INS[context["role"]]
-    elif kind.startswith("part_"):
-        form.unknown.add(path)
-        holder[key] = _STAND_INS[context["role"]]
-    elif "keys" in context:
-        # Two keys that exclude each other stand side by side; the first to go is the one with a default.
-        inside = holder[key]
-        present = [name for name in context["keys"].split() if inside.get(name)]
-        for name in present[1:]:
-            inside.pop(name)
-        if not present:
-            inside[context["keys"].split()[0]] = 1
-    elif isinstance(holder, list):
-        # The item keeps its place, since later errors count from it.
-        guesses = _GUESSES.get(str(path[-2])) or ["model" if kind == "string_type" else 8]
-        holder[key] = copy.deepcopy(guesses[0])
-    elif kind == "missing":
-        form.unknown |= {path} if key in ("data", "model") else set()
-        holder[key] = copy.deepcopy(_GUESSES[str(key)])
-    else:
-        holder.pop(key, None)
-    return data
+def _near(word: Any, known: Iterable[str]) -> str:
+    """The name that a word comes close to; empty where there is none."""
+    near = difflib.get_close_matches(word, known, 1) if isinstance(word, str) else []
+    return near[0] if near else ""
