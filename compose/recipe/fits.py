@@ -16,6 +16,8 @@ from compose.recipe.recipe import Recipe
 from compose.recipe.tree import Change, Mark, Tree, apply, dotted
 from compose.recipe.validate import read_form
 
+_LONG = ".players.0.objectives.0.objective"
+
 
 @dataclass(frozen=True)
 class Fit:
@@ -103,9 +105,9 @@ def _has_players(tree: Tree, phase: int) -> bool:
 
 
 def _as_written(path: str, standing: dict[str, Part]) -> str:
-    """The long path of an objective means the short one where its phase is its own player."""
-    short = path.replace(".players.0.objectives.0.objective", ".objective")
-    return short if path not in standing and short in standing else path
+    """An objective's short path and its long one mean the same where its phase is its own player."""
+    short = path.replace(_LONG, ".objective")
+    return next((name for name in (path, short, short.replace(".objective", _LONG)) if name in standing), path)
 
 
 def _tried(tree: Tree, path: str, declaration: type[Part], known: set[str]) -> Fit:
@@ -119,7 +121,8 @@ def _tried(tree: Tree, path: str, declaration: type[Part], known: set[str]) -> F
 def _with(tree: Tree, path: str, name: str) -> Tree:
     changed = replace(tree, data=copy.deepcopy(tree.data), marks=dict(tree.marks))
     fault = apply(changed, Change(tuple(path.split(".")), name, {(): Mark("")}))
-    assert fault is None, f"no part can be put at '{path}', where one stands: {fault}"
+    if fault:
+        raise RecipeError([replace(fault, where="")])
     return changed
 
 

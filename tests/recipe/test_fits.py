@@ -118,6 +118,12 @@ def test_a_recipe_a_file_and_a_tree_answer_alike(tmp_path):
     by_file = fits(file, "model.prior")
     assert by_file == fits(str(file), "model.prior") == fits(load_recipe(file), "model.prior")
     assert by_file == fits(_tree({"stages": ["latent"]}), "model.prior")
+    assert fits(load_recipe(file), "train.0.objective") == fits(file, "train.0.objective")
+
+
+def test_a_place_that_only_a_mended_recipe_has_is_refused():
+    with pytest.raises(RecipeError, match="'train.0' is the number 7"):
+        fits(Tree({"data": "digits", "model": {}, "train": [7]}, {}, ""), "train.0.objective")
 
 
 @pytest.mark.parametrize(
