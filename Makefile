@@ -19,8 +19,10 @@ demo: $(DEMO)/scores.json ## train a VAE with a flow prior on the digits (once);
 	$(BIN)/compose show $(DEMO)
 
 $(DEMO)/scores.json: | .venv/installed
-	@if [ -f $(DEMO)/recipe.yaml ]; then set -- --resume $(DEMO); else set -- vae_flow_prior --out $(DEMO); fi; \
-	echo $(BIN)/compose train "$$@"; $(BIN)/compose train "$$@"
+	@if [ -f $(DEMO)/model.safetensors ]; then set -- evaluate $(DEMO); \
+	elif [ -f $(DEMO)/recipe.yaml ]; then set -- train --resume $(DEMO); \
+	else set -- train vae_flow_prior --out $(DEMO); fi; \
+	echo $(BIN)/compose "$$@"; $(BIN)/compose "$$@"
 
 install: .venv/installed ## make .venv with compose in it
 
