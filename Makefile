@@ -5,7 +5,7 @@ DEMO ?= runs/demo
 BIN := .venv/bin
 PIP = $(BIN)/python -m pip install -q -c constraints.txt $(PIP_ARGS)
 # One thread a process: two workers share two cores, and threads that wait for a busy core cost more than they give.
-TEST = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest
+ONE = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python
 
 .DEFAULT_GOAL := help
 .PHONY: help demo install dev lint test test-slow bench wheel
@@ -34,13 +34,13 @@ lint: .venv/installed-dev ## ruff and pyright
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 test: lint ## lint, then every quick test
-	$(TEST) -n 2
+	$(ONE) -m pytest -n 2
 
 test-slow: .venv/installed-dev ## the tests that take minutes
-	$(TEST) -n 2 -m slow
+	$(ONE) -m pytest -n 2 -m slow
 
 bench: .venv/installed-dev ## ratios of speed against plain torch
-	$(TEST) -m bench -s tests/benchmarks
+	@set -e; for file in tests/benchmarks/*.py; do echo "== $$file"; $(ONE) $$file; done
 
 wheel: .venv/installed-dev ## dist/: wheel and sdist, recipes inside
 	$(BIN)/python -m build --no-isolation
