@@ -20,7 +20,7 @@ class Gaussian(NamedTuple):
 
     def entropy(self) -> Tensor:
         """``-E log q`` in nats, ``(batch,)``."""
-        return self.log_scale.flatten(1).sum(1) + 0.5 * (1 + LOG_2PI) * self.log_scale[0].numel()
+        return self.log_scale.flatten(1).sum(1) + 0.5 * (1 + LOG_2PI) * math.prod(self.log_scale.shape[1:])
 
 
 def bounded(log_scale: Tensor, limit: float = 6.0) -> Tensor:

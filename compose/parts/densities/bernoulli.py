@@ -57,8 +57,7 @@ class BernoulliDensity(Density):
 
     def log_prob(self, x: Tensor, c: Tensor | None = None, mode: Mode = "path") -> Tensor:
         """Exact log-probability of each row, in nats."""
-        logits = self.logits(x.shape[0], c)
-        return (x * logits - functional.softplus(logits)).sum(self.axes)
+        return functional.logsigmoid((2.0 * x - 1.0) * self.logits(x.shape[0], c)).sum(self.axes)
 
     @torch.no_grad()
     def sample(self, n: int, c: Tensor | None = None) -> Tensor:

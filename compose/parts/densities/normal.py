@@ -22,8 +22,9 @@ class Normal(DensityPart):
     source: ClassVar[str] = "Kingma and Welling 2013, arXiv:1312.6114"
 
     def features(self, space: Space) -> Real:
-        """Location and raw log-scale of every number."""
-        return Real((2, *space.shape))
+        """Location and raw log-scale of every number, side by side on the first axis."""
+        first, *rest = space.shape or (1,)
+        return Real((2 * first, *rest))
 
     def construct(self, slot: Slot, children: Mapping[str, nn.Module]) -> nn.Module:
         """The density in its slot."""
@@ -38,33 +39,34 @@ class NormalDensity(Density):
     def __init__(self, space: Space, condition: Space | None = None) -> None:
         super().__init__(space, condition)
         self.axes = tuple(range(1, 1 + len(space.shape)))
-        self.constant = 0.5 * LOG_2PI * space.dim
+        # As a float64 scalar tensor it is added in one operation with a factor, and keeps the digits of a float64 model.
+        self.minus = torch.tensor(-0.5 * LOG_2PI * space.dim, dtype=torch.float64, device="cpu")
         # A standard normal owns no parameter that would say where, and in which precision, to draw.
         self.register_buffer("like", torch.zeros(()), persistent=False)
 
     def gaussian(self, c: Tensor) -> Gaussian:
-        """Splits the condition ``(batch, 2, *shape)`` into location and bounded log-scale."""
-        loc, raw = c.unbind(1)
+        """Splits the condition along its first axis into location and bounded log-scale."""
+        loc, raw = c.chunk(2, dim=1)
         log_scale = bounded(raw)
         return Gaussian(loc, log_scale, log_scale.exp())
 
     def log_prob(self, x: Tensor, c: Tensor | None = None, mode: Mode = "path") -> Tensor:
         """Exact log-density of each row, in nats."""
         if c is None:
-            return -0.5 * (x * x).sum(self.axes) - self.constant
+            return torch.add(self.minus, (x * x).sum(self.axes), alpha=-0.5)
         loc, log_scale, scale = self.gaussian(c)
         noise = (x - loc) / scale
-        return -(0.5 * noise * noise + log_scale).sum(self.axes) - self.constant
+        return self.minus - (0.5 * noise * noise + log_scale).sum(self.axes)
 
     def expected_log_prob(self, q: Gaussian) -> Tensor:
         """``E_q log N(z; 0, I)``, in nats."""
-        return -0.5 * (q.loc * q.loc + q.scale * q.scale).sum(self.axes) - self.constant
+        return torch.add(self.minus, (q.loc * q.loc + q.scale * q.scale).sum(self.axes), alpha=-0.5)
 
     def rsample_and_log_prob(self, c: Tensor) -> tuple[Tensor, Tensor]:
         """Draws ``loc + scale * noise`` with its log-density."""
         loc, log_scale, scale = self.gaussian(c)
         noise = standard_normal(loc.shape, loc)
-        return loc + scale * noise, -(0.5 * noise * noise + log_scale).sum(self.axes) - self.constant
+        return loc + scale * noise, self.minus - (0.5 * noise * noise + log_scale).sum(self.axes)
 
     @torch.no_grad()
     def sample(self, n: int, c: Tensor | None = None) -> Tensor:

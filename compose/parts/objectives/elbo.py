@@ -62,7 +62,8 @@ class ELBOObjective(Objective):
         """``-L``, or its weighted form, averaged over the batch."""
         ledger = model(x, c, call="evaluate_terms", mode=self.options.mode)
         if self.plain:
-            return Loss(-total(ledger.terms).mean(), ledger)
+            # Divided by -n rather than averaged and negated: one operation less on the way back.
+            return Loss(total(ledger.terms).sum() / -x.shape[0], ledger)
         beta = self.options.beta * (min(1.0, (step + 1) / self.options.warmup) if self.options.warmup else 1.0)
         value = x.new_zeros((), dtype=next(iter(ledger.terms.values())).dtype)
         for view, names in views(ledger.terms).items():

@@ -64,7 +64,7 @@ class Latent(StagePart):
         """Each net's output is what the density after it declares as its features."""
         below, above = slot.space, self.above(slot.space)
         seen = slot.labels if self.labels else None
-        posterior = self.posterior.features(above) or Real((2, self.dim))
+        posterior = self.posterior.features(above) or Real((2 * self.dim,))
         likelihood = self.likelihood.features(below) or Real((2, *below.shape))
         return {
             "encoder": (self.encoder, Slot("net", posterior, labelled(as_real(below), seen))),
@@ -95,6 +95,8 @@ class LatentStage(Stage):
         assert isinstance(q, Density) and isinstance(p, Density)
         self.posterior, self.likelihood, self.labels = q, p, labels
         self.closed_form = q.closed_form
+        # Says which precision the nets have; cheaper to ask in every step than their parameters are.
+        self.register_buffer("like", torch.zeros(()), persistent=False)
 
     def infer(self, x: Tensor, c: Tensor | None = None, closed: bool = False, mode: Mode = "path") -> Step:
         """Draws z given x and scores x given z."""
@@ -129,5 +131,4 @@ class LatentStage(Stage):
         return Posterior(self._features, self.q_features, self.posterior)
 
     def _features(self, x: Tensor) -> Tensor:
-        dtype = next(self.parameters()).dtype
-        return to_features(x, self.below, dtype)
+        return to_features(x, self.below, self.like.dtype)
