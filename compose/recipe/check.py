@@ -1,28 +1,38 @@
 """The type check: every fault of a recipe, before any weight.
 
 Form first (``validate``), then the types: the declarations are walked with the spaces that their owners hand them. A
-part that does not fit passes on its best-guess space, so that the next fault is found too.
+part that does not fit passes on its best-guess space, so that the next fault is found too. Where something had to be
+guessed, the types are checked in several worlds, and only what is wrong in all of them is reported.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from compose.core import registry
 from compose.core.declare import Misfit, Part, Slot
 from compose.core.errors import DataError, Fault, RecipeError
 from compose.core.kinds import Kind
 from compose.core.roles import DensityPart, StagePart
-from compose.core.spaces import Codes, Space
+from compose.core.spaces import Codes, Real, Space
 from compose.recipe.read import read_tree
 from compose.recipe.recipe import Phase, Recipe
-from compose.recipe.tree import KeyPath, Tree, dotted
-from compose.recipe.validate import Form, read_form
+from compose.recipe.text import MAX_FAULTS
+from compose.recipe.tree import KeyPath, Tree, clipped, dotted
+from compose.recipe.validate import WORLDS, Form, read_form, within
 
-#: What the data are taken for while their files cannot be read.
-_SOME_IMAGE = Codes((1, 28, 28), 256, ordered=True)
+_SHAPE = (1, 28, 28)
+_CLASSES = Codes((), 10, ordered=False)
+#: What unknown data are taken for, world by world.
+_SOME_DATA: tuple[tuple[Space, Codes | None], ...] = (
+    (Codes(_SHAPE, 256), None),
+    (Codes(_SHAPE, 2), _CLASSES),
+    (Real(_SHAPE), _CLASSES),
+)
 
 
 @dataclass
@@ -69,26 +79,24 @@ def check(ref: str | Path, overrides: Sequence[str] = ()) -> Checked:
     """Reads a recipe and finds every fault.
 
     Raises:
-        RecipeError: the file cannot be read as a recipe at all.
+        RecipeError: the file cannot be read as a recipe at all, or has 100 faults of form.
     """
     return check_tree(read_tree(ref, overrides))
 
 
 def check_tree(tree: Tree) -> Checked:
-    """Finds every fault of a recipe that was read."""
+    """Finds every fault of a recipe that was read; of faults in what fits, the first 100.
+
+    Raises:
+        RecipeError: it has 100 faults of form.
+    """
     form = read_form(tree)
-    faults = list(form.faults)
-    space, labels = _data(tree, form, faults)
-    faults += _types(tree, form, model_slot(space, labels))
-    faults += _training(tree, form, space, labels)
-    order = {path: i for i, path in enumerate(_paths_in_order(tree))}
-    faults.sort(key=lambda fault: order.get(_nearest(fault.path, order), len(order)))
-    return Checked(form.recipe, faults, space, labels, tree)
+    return _checked(tree, [form, *(read_form(tree, world) for world in range(1, WORLDS) if form.faults)])
 
 
 def check_declared(recipe: Recipe) -> Checked:
     """Checks a recipe that was made in Python."""
-    return check_tree(Tree(recipe.model_dump(), {}, ""))
+    return _checked(Tree(recipe.model_dump(), {}, ""), [Form(recipe)])
 
 
 def model_slot(space: Space, labels: Codes | None) -> Slot:
@@ -113,130 +121,112 @@ def _fits_alone(role: str, name: str, slot: Slot) -> bool:
     return not any(misfit for _, part, inner in declaration().walk(slot) for misfit in part.misfits(inner))
 
 
-def _data(tree: Tree, form: Form, faults: list[Fault]) -> tuple[Space, Codes | None]:
+class _Finding(NamedTuple):
+    """What is wrong at a key path, as written; ``hint`` is called only where the finding is reported."""
+
+    at: KeyPath
+    message: str
+    hint: Callable[[], str] = str
+
+
+def _checked(tree: Tree, worlds: list[Form]) -> Checked:
+    """All faults of the first of several readings; of those in what fits, the ones that all readings share."""
+    form, *others = worlds
+    space, labels, _ = _data(form, 0)
+    shared = [{each.at for each in _findings(other, world)} for world, other in enumerate(others, 1)]
+    found = [_Finding(at, fault.message, partial(str, fault.hint)) for at, fault in form.faults.items()]
+    found += [each for each in _findings(form, 0) if all(each.at in ats for ats in shared)]
+    found.sort(key=lambda each: _order(tree, each.at))
+    faults = [Fault(dotted(at), message, hint(), tree.where(at)) for at, message, hint in found[:MAX_FAULTS]]
+    return Checked(form.recipe, faults, space, labels, tree)
+
+
+def _order(tree: Tree, path: KeyPath) -> tuple[bool, str, int, int]:
+    """The order of the file; what a base or an override says comes after it."""
+    mark = tree.mark(path)
+    return mark.file != tree.file, mark.file, mark.line, mark.column
+
+
+def _data(form: Form, world: int) -> tuple[Space, Codes | None, str]:
+    """The spaces of a datum and of its label, as good as can be told, and why they are a guess."""
     if ("data",) in form.unknown:
-        return _SOME_IMAGE, None
+        return *_SOME_DATA[world], ""
     try:
-        return form.recipe.spaces()
+        return *form.recipe.spaces(), ""
     except DataError as error:
-        if not any(path[0] == "data" for path in form.paths if path):
-            faults.append(Fault("data", str(error), "", tree.where(("data",))))
-        form.unknown.add(("data",))
-        guess = getattr(form.recipe.data, "codes", None)
-        labels = Codes((), 10, ordered=False) if getattr(form.recipe.data, "labels", False) else None
-        return (guess(_SOME_IMAGE.shape) if guess else _SOME_IMAGE), labels
+        data = form.recipe.data
+        codes = getattr(data, "codes", None)
+        labels = _CLASSES if getattr(data, "labels", False) else None
+        return codes(_SHAPE) if codes else _SOME_DATA[world][0], labels, str(error)
 
 
-def _types(tree: Tree, form: Form, slot: Slot) -> Iterator[Fault]:
+def _findings(form: Form, world: int) -> list[_Finding]:
+    space, labels, trouble = _data(form, world)
+    found = [*_misfits(form, model_slot(space, labels)), *_training(form, space, labels)]
+    if trouble and not any(path[:1] == ("data",) for path in form.faults):
+        found.append(_Finding(("data",), trouble))
+    return [each for each in found if form.judged(each.at)]
+
+
+def _misfits(form: Form, slot: Slot) -> Iterator[_Finding]:
+    """The parts of the model that do not fit their slots."""
     for key, part, inner in form.recipe.model.walk(slot, "model"):
-        path = _steps(key)
-        if _unsure(path, form):
-            continue
         for misfit in part.misfits(inner):
-            at = (*path, *_steps(misfit.key))
-            if at not in form.paths:
-                yield Fault(dotted(at), misfit.message, _hint(part, inner, misfit), tree.where(at))
+            yield _finding(form, _steps(key), part, inner, misfit)
 
 
-def _hint(part: Part, slot: Slot, misfit: Misfit) -> str:
-    if not misfit.swap:
-        return ""
+def _finding(form: Form, at: KeyPath, part: Part, slot: Slot, misfit: Misfit) -> _Finding:
+    hint = partial(_fitting, part, slot) if misfit.swap else str
+    return _Finding(form.written((*at, *_steps(misfit.key))), misfit.message, hint)
+
+
+def _fitting(part: Part, slot: Slot) -> str:
     names = [name for name in candidates(part.role, slot) if name != part.type]
     return f"Fits here: {', '.join(names)}." if names else f"No {part.role} fits here."
 
 
-def _unsure(path: KeyPath, form: Form) -> bool:
-    """Whether what is known about ``path`` rests on a part that could not be read."""
-    for unknown in form.unknown:
-        if path[: len(unknown)] == unknown:
-            return True
-        if unknown == ("data",) and path[:2] in (("model", "stages"), ("model", "prior")) and len(path) > 1:
-            # The first stage and a prior alone on the data see the data's space; those further up do not.
-            if path[:3] == ("model", "stages", 0) or not form.recipe.model.stages:
-                return True
-        if len(unknown) >= 2 and unknown[-2] == "stages":
-            owner, index = unknown[:-2], unknown[-1]
-            rest = path[len(owner) :]
-            above = rest[:1] == ("prior",) or (rest[:1] == ("stages",) and rest[1] > index)  # type: ignore[operator]
-            if path[: len(owner)] == owner and above:
-                return True
-    return False
-
-
-def _training(tree: Tree, form: Form, space: Space, labels: Codes | None) -> Iterator[Fault]:
-    recipe = form.recipe
-    parts = {key for key, _, _ in recipe.model.walk(model_slot(space, labels), "model")}
-    for i, phase in enumerate(recipe.train):
+def _training(form: Form, space: Space, labels: Codes | None) -> Iterator[_Finding]:
+    """What is wrong with the phases: parts to train that do not exist, objectives that do not suit the model."""
+    model = form.recipe.model
+    parts = {key for key, _, _ in model.walk(model_slot(space, labels), "model")}
+    slot = Slot("objective", space, labels=labels, model=model)
+    for i, phase in enumerate(form.recipe.train):
         for j, player in enumerate(phase.players):
-            base: KeyPath = ("train", i, "players", j)
+            at: KeyPath = ("train", i, "players", j)
             for k, path in enumerate(player.trains):
-                at = _existing(tree, (*base, "trains", k))
-                if path not in parts and at not in form.paths and not form.unknown and not _faulty_model(form):
-                    known = ", ".join(sorted(parts)[:12])
-                    yield Fault(dotted(at), f"there is no part at '{path}' to train.", f"There is: {known}.", tree.where(at))
-            for k, term in enumerate(player.objectives):
-                at = _existing(tree, (*base, "objectives", k, "objective"))
-                yield from _objective(tree, form, term.objective, replace(_model(recipe, space, labels), use="objective"), at)
-        yield from _claims(tree, phase, i)
+                if path not in parts and not within(form.written(_steps(path)), form.guessed):
+                    message = f"there is no part at {clipped(path)} to train."
+                    yield _Finding(form.written((*at, "trains", k)), message, partial(_known, parts))
+            for k, term in enumerate(player.objectives if ("model",) not in form.guessed else ()):
+                inner = (*at, "objectives", k, "objective")
+                for misfit in term.objective.misfits(slot):
+                    yield _finding(form, inner, term.objective, slot, misfit)
+        yield from _claims(form, phase, ("train", i, "players"), parts)
 
 
-def _model(recipe: Recipe, space: Space, labels: Codes | None) -> Slot:
-    return Slot("objective", space, labels=labels, model=recipe.model)
+def _known(parts: set[str]) -> str:
+    return f"There is: {', '.join(sorted(parts)[:12])}."
 
 
-def _objective(tree: Tree, form: Form, part: Part, slot: Slot, at: KeyPath) -> Iterator[Fault]:
-    if at in form.unknown or form.unknown & {("model",)}:
-        return
-    if any(unknown[0] == "model" for unknown in form.unknown):
-        return
-    for misfit in part.misfits(slot):
-        where = (*at, *_steps(misfit.key))
-        if where not in form.paths:
-            hint = _hint(part, slot, misfit)
-            yield Fault(dotted(where), misfit.message, hint, tree.where(where))
-
-
-def _claims(tree: Tree, phase: Phase, i: int) -> Iterator[Fault]:
-    """No parameter belongs to two players of one phase."""
-    claimed: dict[str, int] = {}
+def _claims(form: Form, phase: Phase, base: KeyPath, parts: set[str]) -> Iterator[_Finding]:
+    """Parts that belong to two players of one phase."""
+    whole: dict[str, int] = {}  # parts claimed, with all below them
+    above: dict[str, int] = {}  # parts of which something is claimed
     for j, player in enumerate(phase.players):
         for k, path in enumerate(player.trains):
-            for other, owner in claimed.items():
-                same = path == other or path.startswith(f"{other}.") or other.startswith(f"{path}.")
-                if same and owner != j:
-                    at = _existing(tree, ("train", i, "players", j, "trains", k))
-                    message = f"players {owner} and {j} both train '{path if len(path) > len(other) else other}'."
-                    yield Fault(dotted(at), message, "Give each part to one player.", tree.where(at))
-            claimed[path] = j
-
-
-def _faulty_model(form: Form) -> bool:
-    return any(path[:1] == ("model",) for path in form.paths)
-
-
-def _existing(tree: Tree, path: KeyPath) -> KeyPath:
-    """``path`` as the file has it: a phase may write its one player's keys itself."""
-    here, found = tree.data, []
-    for step in path:
-        if isinstance(here, dict) and step in here:
-            here = here[step]
-        elif isinstance(here, list) and isinstance(step, int) and step < len(here):
-            here = here[step]
-        else:
-            continue
-        found.append(step)
-    return tuple(found)
+            at = form.written((*base, j, "trains", k))
+            if path not in parts or not form.judged(at):
+                continue
+            owners = [path[:end] for end in range(1, len(path) + 1) if path[end : end + 1] in (".", "")]
+            rivals = [whole.get(owner, j) for owner in owners] + [above.get(path, j)]
+            rival = next((rival for rival in rivals if rival != j), None)
+            if rival is not None:
+                message = f"players {rival} and {j} both train '{path}'."
+                yield _Finding(at, message, lambda: "Give each part to one player.")
+                continue
+            whole[path] = j
+            above.update((owner, j) for owner in owners)
 
 
 def _steps(key: str) -> KeyPath:
     return tuple(int(step) if step.isdigit() else step for step in key.split(".")) if key else ()
-
-
-def _paths_in_order(tree: Tree) -> list[str]:
-    return [dotted(path) for path in sorted(tree.marks, key=lambda path: (tree.marks[path].line, tree.marks[path].column))]
-
-
-def _nearest(path: str, known: dict[str, int]) -> str:
-    while path and path not in known:
-        path = path.rpartition(".")[0]
-    return path

@@ -45,12 +45,14 @@ class Tree:
     marks: dict[KeyPath, Mark]
     file: str
 
+    def mark(self, path: KeyPath) -> Mark:
+        """The mark of ``path``, or of its nearest ancestor that has one; an empty one where none has."""
+        known = (self.marks[path[:end]] for end in range(len(path), -1, -1) if path[:end] in self.marks)
+        return next(known, Mark(""))
+
     def where(self, path: KeyPath) -> str:
-        """The mark of ``path``, or of its nearest ancestor that has one; empty where none has."""
-        for end in range(len(path), -1, -1):
-            if path[:end] in self.marks:
-                return str(self.marks[path[:end]])
-        return ""
+        """The mark of ``path`` as messages say it; empty where there is none."""
+        return str(self.mark(path))
 
 
 @dataclass(frozen=True)

@@ -69,8 +69,8 @@ _LIMITS = {
     "greater_than_equal": ">= {ge:g}",
     "less_than": "< {lt:g}",
     "less_than_equal": "<= {le:g}",
-    "too_short": "at least {min_length} entries",
-    "too_long": "at most {max_length} entries",
+    "too_short": "at least {min_length}",
+    "too_long": "at most {max_length}",
 }
 
 
@@ -105,9 +105,9 @@ class Form:
         return path not in self.faults and not within(path, self.guessed)
 
 
-def within(path: KeyPath, owners: Iterable[KeyPath]) -> bool:
+def within(path: KeyPath, owners: set[KeyPath]) -> bool:
     """Whether ``path`` is one of the owners or lies below one."""
-    return any(path[: len(owner)] == owner for owner in owners)
+    return any(path[:end] in owners for end in range(len(path) + 1))
 
 
 def read_form(tree: Tree, world: int = 0) -> Form:
@@ -158,18 +158,19 @@ class _Reader:
 
     def given(self, kind: type[Declared], value: dict[str, Any], at: KeyPath) -> dict[str, tuple[Any, KeyPath]]:
         """What a mapping gives for each field of a record, with the key path it is written at."""
+        # A phase that lists its players holds no player's keys itself.
         known = [*(() if "players" in value else kind.shorthand), *kind.model_fields]
-        found: dict[str, tuple[Any, KeyPath]] = {}
-        for key, inner in value.items():
-            name, path = key, (*at, key)
-            if key not in known:
-                name = _near(key, [name for name in known if name not in value])
-                meant = f"Did you mean '{name}'? " if name else ""
-                message = f"{clipped(key)} is no option of '{kind.called()}'."
-                self.fault(path, message, f"{meant}It has: {', '.join(known) or 'none'}.")
-                self.spelled[(*at, name)] = path
-            if name and name not in found:
-                found[name] = (inner, path)
+        found = {key: (inner, (*at, key)) for key, inner in value.items() if key in known}
+        for key in value:
+            if key in known or (key == "type" and issubclass(kind, Part) and value[key] == kind.type):
+                continue
+            name = _near(key, [name for name in known if name not in found])
+            meant = f"Did you mean '{name}'? " if name else ""
+            message = f"{clipped(key)} is no option of '{kind.called()}'."
+            self.fault((*at, key), message, f"{meant}It has: {', '.join(known) or 'none'}.")
+            if name:
+                found[name] = (value[key], (*at, key))
+                self.spelled[(*at, name)] = (*at, key)
         return found
 
     def one_player(self, given: dict[str, tuple[Any, KeyPath]], at: KeyPath) -> dict[str, tuple[Any, KeyPath]]:
@@ -185,33 +186,37 @@ class _Reader:
         values = {name: self.entry(kind, name, *where) for name, where in given.items()}
         for name, option in kind.model_fields.items():
             if option.is_required() and name not in given:
-                self.fault((*at, name), f"the key '{name}' is missing.", option.description or "")
+                self.fault((*at, name), f"the key '{name}' is missing.", " ".join((option.description or "").split()))
                 values[name] = self.guess(kind, name, (*at, name))
         made, errors = _made(kind, values)
-        faulty = {str(detail["loc"][0]) for detail in errors if detail["loc"] and detail["loc"][0] in given}
+        faulty: set[str] = set()
         for detail in errors:
-            if detail["loc"] and detail["loc"][0] in faulty:
-                self.fault(self.inside(given[str(detail["loc"][0])], detail["loc"][1:]), *_said(detail))
-        values |= {name: self.guess(kind, name, given[name][1]) for name in faulty}
+            name = str(detail["loc"][0]) if detail["loc"] else ""
+            if name in given and _own(kind, detail["loc"]):
+                self.fault(self.inside(given[name], detail["loc"][1:]), *_said(detail))
+                faulty.add(name)
         if faulty:
+            values |= {name: self.guess(kind, name, given[name][1]) for name in faulty}
             made, errors = _made(kind, values)
         for detail in errors:
-            self.conflict(detail, at)
+            if not detail["loc"]:
+                self.conflict(detail, at)
         return made or self.forced(kind, values, at)
 
     def inside(self, entry: tuple[Any, KeyPath], loc: tuple[int | str, ...]) -> KeyPath:
         """The key path of an error inside an entry; pydantic's tags of unions are no part of it."""
         here, path = entry
         for step in loc:
-            if isinstance(here, list) and isinstance(step, int) or isinstance(here, dict) and step in here:
-                here, path = here[step], (*path, step)
+            inner: Any = dict(enumerate(here)) if isinstance(here, list) else here
+            if isinstance(inner, dict) and step in inner:
+                here, path = inner[step], (*path, step)
         return path
 
     def conflict(self, detail: ErrorDetails, at: KeyPath) -> None:
         """Notes an error about several entries of a record, unless one of them is a guess."""
         keys = str(detail.get("ctx", {}).get("keys", "")).split()
-        concerned = [(*at, key) for key in keys] or [path for path in self.guessed if path[: len(at)] == at]
-        if not self.guessed.intersection(concerned):
+        concerned = {self.spelled.get((*at, key), (*at, key)) for key in keys}
+        if not (self.guessed & concerned if keys else any(path[: len(at)] == at for path in self.guessed)):
             self.fault(at, *_said(detail))
 
     def forced(self, kind: type[Declared], values: dict[str, Any], at: KeyPath) -> Declared:
@@ -226,9 +231,11 @@ class _Reader:
     def entry(self, kind: type[Declared], name: str, value: Any, path: KeyPath) -> Any:
         """The value of a field: the parts and records in it are read, all else is left to pydantic."""
         what, many = _content(kind.model_fields.get(name))
-        if what is None or (many and not isinstance(value, list)):
+        if what is None:
             return value
-        return [self.item(what, each, (*path, i)) for i, each in enumerate(value)] if many else self.item(what, value, path)
+        if not many:
+            return self.item(what, value, path)
+        return [self.item(what, each, (*path, i)) for i, each in enumerate(value)] if isinstance(value, list) else value
 
     def item(self, what: str | type[Declared], value: Any, path: KeyPath) -> Declared:
         """A part of the role ``what``, or a record of that type."""
@@ -285,6 +292,12 @@ def _content(option: FieldInfo | None) -> tuple[str | type[Declared] | None, boo
     return role or record, many
 
 
+def _own(kind: type[Declared], loc: tuple[int | str, ...]) -> bool:
+    """Whether an error is a record's own: not inside a part or record in it, which was read before it."""
+    what, many = _content(kind.model_fields.get(str(loc[0])))
+    return what is None or (many and len(loc) == 1)
+
+
 def _made(kind: type[Declared], values: dict[str, Any]) -> tuple[Declared | None, list[ErrorDetails]]:
     try:
         return kind.model_validate(values), []
@@ -316,7 +329,7 @@ def _said(detail: ErrorDetails) -> tuple[str, str]:
     if kind in _WANTED:
         return f"{came} came, wanted {_WANTED[kind]}.", ""
     if kind in _LIMITS:
-        came = f"{came} of {context['actual_length']}" if "actual_length" in context else came
+        came = f"{came} of length {context['actual_length']}" if "actual_length" in context else came
         return f"{came} came, wanted {_LIMITS[kind].format(**context)}.", ""
     return f"{detail['msg'].removeprefix('Value error, ')}.", ""
 
