@@ -130,13 +130,13 @@ class Part(Declared):
         """
         return {}
 
-    def construct(self, slot: Slot, children: Mapping[str, nn.Module]) -> nn.Module:
+    def make(self, slot: Slot, children: Mapping[str, nn.Module]) -> nn.Module:
         """The module of this part, around the built parts of ``nested``."""
         raise NotImplementedError(f"{self.__class__.__name__} declares no module")
 
     def build(self, slot: Slot) -> nn.Module:
         """Builds the nested parts in their slots, then this part around them."""
-        return self.construct(slot, {key: part.build(inner) for key, (part, inner) in self.nested(slot).items()})
+        return self.make(slot, {key: part.build(inner) for key, (part, inner) in self.nested(slot).items()})
 
     def walk(self, slot: Slot, path: str = "") -> Iterator[tuple[str, Part, Slot]]:
         """This part and all below it, each with its key path and its slot; owners before their children."""

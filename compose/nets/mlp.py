@@ -28,7 +28,7 @@ class MLP(NetPart):
     gated: bool = False
     """Layers ``A(x) * sigmoid(B(x))`` instead of ``activation(A(x))``."""
 
-    def construct(self, slot: Slot, children: Mapping[str, nn.Module]) -> nn.Module:
+    def make(self, slot: Slot, children: Mapping[str, nn.Module]) -> nn.Module:
         """The network between the slot's two spaces."""
         assert isinstance(slot.condition, Real) and isinstance(slot.space, Real)
         return MLPNet(slot.condition, slot.space, self.hidden, self.activation, self.gated)

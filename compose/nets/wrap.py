@@ -69,7 +69,7 @@ class Wrap(NetPart):
             except SpaceError as error:
                 yield Misfit(str(error), key="module", swap=False)
 
-    def construct(self, slot: Slot, children: Mapping[str, nn.Module]) -> nn.Module:
+    def make(self, slot: Slot, children: Mapping[str, nn.Module]) -> nn.Module:
         """The module.
 
         Raises:

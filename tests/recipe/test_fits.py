@@ -122,7 +122,7 @@ def test_a_recipe_a_file_and_a_tree_answer_alike(tmp_path):
 
 
 def test_a_place_that_only_a_mended_recipe_has_is_refused():
-    with pytest.raises(RecipeError, match="'train.0' is the number 7"):
+    with pytest.raises(RecipeError, match=r"'train\.0' is the number 7"):
         fits(Tree({"data": "digits", "model": {}, "train": [7]}, {}, ""), "train.0.objective")
 
 

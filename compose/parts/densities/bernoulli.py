@@ -36,7 +36,7 @@ class Bernoulli(DensityPart):
         if isinstance(slot.space, Codes) and slot.space.size != 2:
             yield Misfit(f"'{self.type}' takes Codes of 2 levels, but {slot.origin} {slot.space}.")
 
-    def construct(self, slot: Slot, children: Mapping[str, nn.Module]) -> nn.Module:
+    def make(self, slot: Slot, children: Mapping[str, nn.Module]) -> nn.Module:
         """The density in its slot."""
         return BernoulliDensity(slot.space, slot.condition, self.features(slot.space))
 

@@ -27,7 +27,7 @@ class Categorical(DensityPart):
         """A logit for every value of every code, values first."""
         return Real((space.size if isinstance(space, Codes) else 2, *space.shape))
 
-    def construct(self, slot: Slot, children: Mapping[str, nn.Module]) -> nn.Module:
+    def make(self, slot: Slot, children: Mapping[str, nn.Module]) -> nn.Module:
         """The density in its slot."""
         return CategoricalDensity(slot.space, slot.condition, self.features(slot.space))
 

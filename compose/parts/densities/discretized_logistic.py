@@ -41,7 +41,7 @@ class DiscretizedLogistic(DensityPart):
         if isinstance(slot.space, Codes) and not slot.space.ordered:
             yield Misfit(f"'{self.type}' takes ordered Codes, but {slot.origin} {slot.space}.")
 
-    def construct(self, slot: Slot, children: Mapping[str, nn.Module]) -> nn.Module:
+    def make(self, slot: Slot, children: Mapping[str, nn.Module]) -> nn.Module:
         """The density in its slot."""
         assert isinstance(slot.space, Codes)
         return DiscretizedLogisticDensity(slot.space, slot.condition, self.features(slot.space))

@@ -43,7 +43,7 @@ class Flow(TransformOptions, DensityPart):
                 key="transform",
             )
 
-    def construct(self, slot: Slot, children: Mapping[str, nn.Module]) -> nn.Module:
+    def make(self, slot: Slot, children: Mapping[str, nn.Module]) -> nn.Module:
         """The density in its slot."""
         return FlowDensity(slot.space, slot.condition, self, self.context)
 

@@ -31,7 +31,7 @@ class Mixture(DensityPart):
         """For each component its raw weight, its location and its raw log-scale."""
         return Real((self.components, 1 + 2 * space.dim))
 
-    def construct(self, slot: Slot, children: Mapping[str, nn.Module]) -> nn.Module:
+    def make(self, slot: Slot, children: Mapping[str, nn.Module]) -> nn.Module:
         """The density in its slot."""
         return MixtureDensity(slot.space, slot.condition, self.features(slot.space))
 

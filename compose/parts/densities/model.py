@@ -56,7 +56,7 @@ class Model(DensityPart):
         found["prior"] = (self.prior, Slot("prior", space, condition, labels, origin, beneath))
         return found
 
-    def construct(self, slot: Slot, children: Mapping[str, nn.Module]) -> nn.Module:
+    def make(self, slot: Slot, children: Mapping[str, nn.Module]) -> nn.Module:
         """The closed stack."""
         stages = [child for key, child in children.items() if key != "prior"]
         prior = children["prior"]

@@ -26,7 +26,7 @@ class Normal(DensityPart):
         first, *rest = space.shape or (1,)
         return Real((2 * first, *rest))
 
-    def construct(self, slot: Slot, children: Mapping[str, nn.Module]) -> nn.Module:
+    def make(self, slot: Slot, children: Mapping[str, nn.Module]) -> nn.Module:
         """The density in its slot."""
         return NormalDensity(slot.space, slot.condition)
 

@@ -36,7 +36,7 @@ class Vamp(DensityPart):
         if slot.beneath is not None and slot.beneath.labels is not None and slot.labels is not None:
             yield Misfit(f"'{self.type}' has no class labels for its pseudo-inputs, and the stage below it takes labels.")
 
-    def construct(self, slot: Slot, children: Mapping[str, nn.Module]) -> nn.Module:
+    def make(self, slot: Slot, children: Mapping[str, nn.Module]) -> nn.Module:
         """The density in its slot."""
         assert slot.beneath is not None, "a vamp was built above nothing"
         return VampDensity(slot.space, slot.beneath.space, self.components)

@@ -41,7 +41,7 @@ class ELBO(ObjectivePart):
             if not sampled and getattr(self, key) != ELBO.model_fields[key].default:
                 yield Misfit(f"'{key}' weighs a rate, and this model draws no latent.", key=key, swap=False)
 
-    def construct(self, slot: Slot, children: Mapping[str, nn.Module]) -> nn.Module:
+    def make(self, slot: Slot, children: Mapping[str, nn.Module]) -> nn.Module:
         """The objective."""
         return ELBOObjective(self)
 

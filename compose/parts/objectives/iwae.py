@@ -33,7 +33,7 @@ class IWAE(ObjectivePart):
         if not kind.importance_weighted:
             yield Misfit(f"'{self.type}' averages exp L, which needs a weight, and this model gives a {kind} ({kind.promise}).")
 
-    def construct(self, slot: Slot, children: Mapping[str, nn.Module]) -> nn.Module:
+    def make(self, slot: Slot, children: Mapping[str, nn.Module]) -> nn.Module:
         """The objective."""
         return IWAEObjective(self.samples)
 

@@ -27,7 +27,7 @@ class MaximumLikelihood(ObjectivePart):
         if kind is not Kind.EXACT:
             yield Misfit(f"'{self.type}' needs an exact log-probability, and that of this model is a {kind} ({kind.promise}).")
 
-    def construct(self, slot: Slot, children: Mapping[str, nn.Module]) -> nn.Module:
+    def make(self, slot: Slot, children: Mapping[str, nn.Module]) -> nn.Module:
         """The objective."""
         return MaximumLikelihoodObjective()
 

@@ -40,7 +40,7 @@ class Bijection(TransformOptions, StagePart):
                 key="transform",
             )
 
-    def construct(self, slot: Slot, children: Mapping[str, nn.Module]) -> nn.Module:
+    def make(self, slot: Slot, children: Mapping[str, nn.Module]) -> nn.Module:
         """The stage in its slot."""
         return BijectionStage(slot.space, self.above(slot.space), self)
 

@@ -45,7 +45,7 @@ class Dequantize(StagePart):
         elif not slot.space.ordered:
             yield Misfit(f"'{self.type}' takes ordered Codes, but {slot.origin} {slot.space}: they have no neighbours.")
 
-    def construct(self, slot: Slot, children: Mapping[str, nn.Module]) -> nn.Module:
+    def make(self, slot: Slot, children: Mapping[str, nn.Module]) -> nn.Module:
         """The stage in its slot."""
         assert isinstance(slot.space, Codes)
         return DequantizeStage(slot.space, self.above(slot.space))

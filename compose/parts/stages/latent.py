@@ -73,7 +73,7 @@ class Latent(StagePart):
             "likelihood": (self.likelihood, Slot("likelihood", below, likelihood, slot.labels, slot.origin)),
         }
 
-    def construct(self, slot: Slot, children: Mapping[str, nn.Module]) -> nn.Module:
+    def make(self, slot: Slot, children: Mapping[str, nn.Module]) -> nn.Module:
         """The stage around its four parts."""
         return LatentStage(slot.space, self.above(slot.space), children, slot.labels if self.labels else None)
 

@@ -35,7 +35,7 @@ class Standardize(StagePart):
         if not isinstance(slot.space, Real):
             yield Misfit(f"'{self.type}' takes Real, but {slot.origin} {slot.space}.")
 
-    def construct(self, slot: Slot, children: Mapping[str, nn.Module]) -> nn.Module:
+    def make(self, slot: Slot, children: Mapping[str, nn.Module]) -> nn.Module:
         """The stage in its slot."""
         return StandardizeStage(slot.space, self.above(slot.space), self.per)
 

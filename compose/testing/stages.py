@@ -1,0 +1,217 @@
+"""Contracts of stages."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from compose.core.declare import Part, Slot
+from compose.core.gaussians import LOG_2PI
+from compose.core.kinds import Kind
+from compose.core.roles import Stage, StagePart
+from compose.core.spaces import Codes, Space
+from compose.core.terms import TERMS, total
+from compose.testing.contract import contract, mostly_same, require, same
+from compose.testing.integrals import check_mass_and_draws, expectation, measurable
+from compose.testing.noise import Tape
+from compose.testing.subject import LABELS, ROWS, SPACES, Built, check_values, draw, takes_labels
+
+DRAWS = 20_000
+
+
+@dataclass(frozen=True)
+class StageSubject(Built):
+    """A stage on a space.
+
+    Args:
+        labels: Class labels that the data give.
+    """
+
+    labels: Codes | None = None
+
+    @property
+    def stage(self) -> StagePart:
+        """The declaration."""
+        assert isinstance(self.part, StagePart)
+        return self.part
+
+    @property
+    def slot(self) -> Slot:
+        """A stage on ``space``."""
+        return Slot("stage", self.space, labels=self.labels)
+
+    def make(self) -> nn.Module:
+        """The stage, fitted to random items where it is one that is fitted."""
+        stage = super().make()
+        assert isinstance(stage, Stage)
+        if stage.needs_fit:
+            batches = [draw(self.space, 50) for _ in range(3)]
+            stage.fit(lambda: iter(3 * x.float() - 1 if x.is_floating_point() else x for x in batches))
+        return stage
+
+    def inputs(self, whole: nn.Module, n: int) -> tuple[Tensor | None, ...]:
+        """Items below, and labels."""
+        return draw(self.space, n), None if self.labels is None else draw(self.labels, n)
+
+    def value(self, whole: nn.Module, *inputs: Tensor | None) -> Tensor:
+        """The log weight of each row, closed by the reference."""
+        return closed(whole, *inputs)
+
+
+def candidates(part: StagePart) -> Iterator[StageSubject]:
+    """Every place that is tried, whether the part fits there or not."""
+    for space in SPACES:
+        yield StageSubject(part, space)
+        labelled = StageSubject(part, space, LABELS)
+        if takes_labels(part, labelled.slot):
+            yield labelled
+
+
+def reference(space: Space, z: Tensor) -> Tensor:
+    """A prior to close a stage with: the standard normal over reals, the uniform over codes; in nats, ``(batch,)``."""
+    if isinstance(space, Codes):
+        return torch.full((len(z),), -space.dim * math.log(space.size), dtype=torch.float64)
+    flat = z.flatten(1)
+    return -0.5 * (flat * flat).sum(1) - 0.5 * LOG_2PI * space.dim
+
+
+def closed(stage: Any, x: Tensor | None, c: Tensor | None = None) -> Tensor:
+    """The log weight of a stage under the reference."""
+    step = stage.infer(x, c)
+    return total(step.terms) + reference(stage.above, step.z)
+
+
+@contract()
+def terms_are_as_declared(subject: StageSubject) -> bool:
+    """``infer`` gives an item above and the declared terms of the closed set; ``generate`` gives items below."""
+    whole: Any = subject.module()
+    require(whole.above == subject.stage.above(subject.space), f"declared and built spaces differ: {whole.above}")
+    for n in (ROWS, 1):
+        x, c = subject.inputs(whole, n)
+        step = whole.infer(x, c)
+        check_values(whole.above, step.z.detach(), n, "z")
+        declared = list(subject.stage.terms())
+        require(list(step.terms) == declared, f"terms {list(step.terms)} came, {declared} are declared")
+        require(set(declared) <= set(TERMS[:-1]), f"terms {declared}; a stage adds only {TERMS[:-1]}")
+        for name, value in step.terms.items():
+            require(value.shape == (n,), f"{name} of {n} rows has shape {tuple(value.shape)}")
+            require(bool(value.isfinite().all()), f"{name} is not finite")
+        below = whole.generate(draw(whole.above, n), c)
+        check_values(whole.below, below, n, "what is generated")
+        require(not below.requires_grad, "what is generated sends a gradient")
+    return True
+
+
+@contract(2)
+def bijections_invert(subject: StageSubject) -> bool:
+    """A stage whose only term is a log-det comes back to where it was, and its log-det is that of its Jacobian."""
+    if list(subject.stage.terms()) != ["log_det"]:
+        return False
+    whole: Any = subject.module()
+    x, c = subject.inputs(whole, ROWS)
+    assert x is not None
+    step = whole.infer(x, c)
+    mostly_same(whole.generate(step.z.detach(), c), x, 1e-9, "up and down again")
+    z = draw(whole.above, ROWS)
+    mostly_same(whole.infer(whole.generate(z, c), c).z, z, 1e-9, "down and up again")
+    for i in range(6):
+        label = None if c is None else c[i : i + 1]
+        jacobian = torch.autograd.functional.jacobian(lambda row, label=label: whole.infer(row, label).z, x[i : i + 1])
+        log_det = torch.linalg.slogdet(jacobian.reshape(whole.above.dim, whole.below.dim)).logabsdet
+        same(step.terms["log_det"][i], log_det, 1e-9, "log_det against the Jacobian")
+    return True
+
+
+@contract(2, 1)
+def weights_sum_to_one_and_samples_are_from_them(subject: StageSubject) -> bool:
+    """Closed by a known prior, E exp L sums to 1 over the data, and what is generated is drawn from it."""
+    kind = subject.stage.kind(subject.slot)
+    whole: Any = subject.module()
+    c = subject.inputs(whole, 1)[1]
+
+    def spread(n: int) -> Tensor | None:
+        return None if c is None else c.expand(n)
+
+    def score(x: Tensor) -> Tensor:
+        return closed(whole, x, spread(len(x)))
+
+    if kind > Kind.WEIGHT or not measurable(subject.space, score):
+        return False
+    check_mass_and_draws(subject.space, score, whole.generate(draw(whole.above, DRAWS), spread(DRAWS)))
+    return True
+
+
+@contract(1)
+def closed_forms_are_expectations(subject: StageSubject) -> bool:
+    """Asked for closed forms, it gives the Gaussian it draws from, and its terms keep their expectations."""
+    whole: Any = subject.module()
+    if not whole.closed_form:
+        return False
+    x, c = subject.inputs(whole, 4)
+    assert x is not None
+    labels = None if c is None else c[:1].expand(4)
+
+    def term(name: str, in_closed_form: bool) -> Tensor:
+        def of(rows: Tensor) -> Tensor:
+            return whole.infer(rows, None if labels is None else labels[:1].expand(len(rows)), in_closed_form).terms[name]
+
+        return expectation(of, x)
+
+    step = whole.infer(x, labels, True)
+    require(step.gaussian is not None, "no Gaussian came beside the closed form")
+    require(step.gaussian.loc.shape == step.z.shape, f"the Gaussian has shape {tuple(step.gaussian.loc.shape)}")
+    for name in subject.stage.terms():
+        same(term(name, True), term(name, False), 1e-5, f"{name} in closed form, against its expectation")
+    mean = expectation(lambda rows: whole.infer(rows, None if labels is None else labels[:1].expand(len(rows))).z.flatten(1)[:, 0], x)
+    same(step.gaussian.loc.flatten(1)[:, 0], mean, 1e-6, "the Gaussian's location, against the mean of z")
+    return True
+
+
+@contract(2)
+def the_posterior_is_lent(subject: StageSubject) -> bool:
+    """What it lends to a prior is the posterior that it draws from."""
+    if not subject.stage.lends_posterior:
+        return False
+    whole, tape = subject.module(), Tape()
+    assert isinstance(whole, Stage)
+    if subject.labels is not None:
+        return False
+    x, _ = subject.inputs(whole, ROWS)
+    assert x is not None
+    with torch.no_grad(), tape.record():
+        step = whole.infer(x)
+    lent = whole.lend()
+    log_q = lent.density.log_prob(step.z, lent.encode(lent.features(x)))
+    mostly_same(-log_q, step.terms["minus_log_q"], 1e-9, "the lent posterior's log-probability of the z that was drawn")
+    return True
+
+
+@contract()
+def labels_are_taken(subject: StageSubject) -> bool:
+    """Where it is set to take labels, every label changes the log weight."""
+    if subject.labels is None:
+        return False
+    whole, tape = subject.module(), Tape()
+    x, _ = subject.inputs(whole, ROWS)
+    values = []
+    for label in range(subject.labels.size):
+        with torch.no_grad(), tape.run():
+            values.append(closed(whole, x, torch.full((ROWS,), label)))
+    for label in range(1, subject.labels.size):
+        require(not torch.equal(values[0], values[label]), f"label {label} gives the log weight of label 0")
+    return True
+
+
+CONTRACTS = (
+    terms_are_as_declared,
+    bijections_invert,
+    weights_sum_to_one_and_samples_are_from_them,
+    closed_forms_are_expectations,
+    the_posterior_is_lent,
+    labels_are_taken,
+)
