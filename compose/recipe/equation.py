@@ -1,4 +1,4 @@
-"""The bound that a recipe composes, written out: each term as a formula, under its name in the ledger, with its part."""
+"""The bound that a recipe composes, written out: each term as a formula, by its name in the ledger, with its part."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Equation:
 
     @property
     def views(self) -> dict[str, list[str]]:
-        """The names of the terms of ``distortion`` and of each ``rate``; with a minus sign these costs sum to ``-L``."""
+        """The terms of ``distortion`` and of each ``rate``, by name; with a minus sign these costs sum to ``-L``."""
         return views([term.name for term in self.terms])
 
 
@@ -99,7 +99,7 @@ def _terms(
         if not isinstance(part, StagePart):
             yield _density(f"{edge}.log_prior", part, place, at, below, given, _label(part, place), depth)
             return
-        above = f"{_LETTERS[depth]}{i}"
+        above = f"{_LETTERS[depth % len(_LETTERS)]}{i}"
         # A stage that draws noise and then maps it: the noise is what it draws, and what its log-det is of.
         drawn = f"u{above[1:]}" if {"minus_log_q", "log_det"} <= part.terms().keys() else above
         for name, key_of_source in part.terms().items():
