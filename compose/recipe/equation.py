@@ -80,6 +80,11 @@ def equation(checked: Checked) -> Equation:
     return _equation(checked.recipe.model, checked.slot, "model", Formula("L", "L"), "x", ())
 
 
+def latent(depth: int, i: int) -> str:
+    """What the item above stage ``i`` is called in a model that stands in ``depth`` others."""
+    return f"{_LETTERS[depth % len(_LETTERS)]}{i}"
+
+
 def _equation(
     model: Model, slot: Slot, path: str, left: Formula, x: str, given: tuple[str, ...], depth: int = 0
 ) -> Equation:
@@ -99,7 +104,7 @@ def _terms(
         if not isinstance(part, StagePart):
             yield _density(f"{edge}.log_prior", part, place, at, below, given, _label(part, place), depth)
             return
-        above = f"{_LETTERS[depth % len(_LETTERS)]}{i}"
+        above = latent(depth, i)
         # A stage that draws noise and then maps it: the noise is what it draws, and what its log-det is of.
         drawn = f"u{above[1:]}" if {"minus_log_q", "log_det"} <= part.terms().keys() else above
         for name, key_of_source in part.terms().items():
