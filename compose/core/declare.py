@@ -11,10 +11,19 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, SerializeAsAny, ValidationError, model_serializer, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    SerializeAsAny,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from compose.core import registry
+from compose.core.kinds import Kind
 from compose.core.spaces import Codes, Real, Space
 
 if TYPE_CHECKING:
@@ -123,6 +132,10 @@ class Part(Declared):
         """Everything that keeps this part (not its children) from ``slot``."""
         yield from ()
 
+    def kind(self, slot: Slot) -> Kind:
+        """What the log-probability of this part promises in ``slot``; of a part without one, nothing is weakened."""
+        return Kind.EXACT
+
     def nested(self, slot: Slot) -> dict[str, tuple[Part, Slot]]:
         """The parts inside this one by key path, ``encoder`` or ``stages.0``, each with the slot it is handed.
 
@@ -153,21 +166,25 @@ def _resolve(role: str, value: Any) -> Any:
     """Turns ``name`` or ``{type: name, ...}`` into the declaration it stands for."""
     if isinstance(value, Part):
         if value.role != role:
-            raise PydanticCustomError("part_role", f"'{value.type}' is a {value.role}, but a {role} is wanted", {"role": role})
+            context = {"role": role, "came": value.type, "is": value.role}
+            raise PydanticCustomError("part_role", "'{came}' is a {is}, but a {role} is wanted", context)
         return value
     if isinstance(value, str):
         value = {"type": value}
     if not isinstance(value, Mapping):
-        kinds = {"list": "a list", "int": "a number", "float": "a number", "NoneType": "nothing", "bool": "a truth value"}
-        came = kinds.get(type(value).__name__, type(value).__name__)
-        raise PydanticCustomError("part_form", f"{came} stands where a {role} is wanted: its name, or {{type: name, ...}}", {"role": role})
+        context = {"role": role, "came": _SPOKEN.get(type(value), type(value).__name__), "form": "{type: name, ...}"}
+        raise PydanticCustomError("part_form", "{came} stands where a {role} is wanted: its name, or {form}", context)
     options = dict(value)
     name = options.pop("type", None)
     if name is None:
-        raise PydanticCustomError("part_type", f"the key 'type' is missing: which {role}?", {"role": role})
+        raise PydanticCustomError("part_type", "the key 'type' is missing: which {role}?", {"role": role})
     if not isinstance(name, str) or name not in registry.names(role):
-        raise PydanticCustomError("part_type", f"there is no {role} called {name!r}", {"role": role, "name": str(name)})
+        context = {"role": role, "name": str(name), "said": repr(name)}
+        raise PydanticCustomError("part_type", "there is no {role} called {said}", context)
     return registry.load(role, name).model_validate(options)
+
+
+_SPOKEN = {list: "a list", int: "a number", float: "a number", bool: "a truth value", type(None): "nothing"}
 
 
 def part_field(role: str) -> Any:

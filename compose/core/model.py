@@ -1,11 +1,12 @@
 """The algebra: a list of stages, from the data upward, closed by a prior, is itself a density.
 
-    data x = z0  --stage 1-->  z1  --stage 2-->  z2 ... zn  ~  prior            L = sum of all terms
+data x = z0  --stage 1-->  z1  --stage 2-->  z2 ... zn  ~  prior            L = sum of all terms
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +49,11 @@ class ModelDensity(Density):
         if prior.needs_posterior:
             prior.bind(stages[-1].lend())
 
+    @property
+    def stack(self) -> list[Stage]:
+        """The stages, from the data upward."""
+        return cast(list[Stage], list(self.stages))
+
     def evaluate_terms(self, x: Tensor, c: Tensor | None = None, mode: Mode = "path") -> Ledger:
         """Every term by name, in nats per example, from the data upward.
 
@@ -64,7 +70,7 @@ class ModelDensity(Density):
         ledger = Ledger({}, {}, {})
         label = c if self.by_label else None
         z, edge, gaussian, last = x, "x", None, len(self.stages)
-        for i, stage in enumerate(self.stages, 1):
+        for i, stage in enumerate(self.stack, 1):
             closed = mode == "kl" and i == last and self.closes and stage.closed_form
             step = stage.infer(z, label, closed, mode)
             for name, value in step.terms.items():
@@ -92,7 +98,7 @@ class ModelDensity(Density):
     def generate(self, z: Tensor, c: Tensor | None = None) -> Tensor:
         """Comes down from items on the uppermost edge to the data."""
         label = c if self.by_label else None
-        for stage in reversed(self.stages):
+        for stage in reversed(self.stack):
             z = stage.generate(z, label)
         return z
 
@@ -100,7 +106,7 @@ class ModelDensity(Density):
     def encode(self, x: Tensor, c: Tensor | None = None, stages: int | None = None) -> Tensor:
         """Goes up through the first ``stages`` stages (all of them by default), drawing from each posterior."""
         label = c if self.by_label else None
-        for stage in list(self.stages)[:stages]:
+        for stage in self.stack[:stages]:
             x = stage.infer(x, label).z
         return x
 
@@ -108,7 +114,7 @@ class ModelDensity(Density):
         """Up to the last edge and down again."""
         return self.generate(self.encode(x, c), c)
 
-    def fit(self, batches: Batches) -> list[str]:
+    def fit_parts(self, batches: Batches) -> list[str]:
         """Fits what is fitted to data rather than trained, from the data upward, on the whole training set.
 
         Args:
@@ -118,7 +124,7 @@ class ModelDensity(Density):
             Names of the modules fitted.
         """
         fitted = []
-        for i, stage in enumerate(self.stages):
+        for i, stage in enumerate(self.stack):
             if stage.needs_fit:
                 stage.fit(self._on_edge(batches, i))
                 fitted.append(f"stages.{i}")

@@ -85,10 +85,13 @@ def register(part: type[Part]) -> type[Part]:
     """
     if part.role not in BUILT_IN or not part.type:
         raise ComposeError(
-            f"{part.__name__} has role {part.role!r} and type {part.type!r}; wanted a type and a role of {', '.join(ROLES)}."
+            f"{part.__name__} has role {part.role!r} and type {part.type!r}; "
+            f"wanted a type, and a role of {', '.join(ROLES)}."
         )
     if part.type in BUILT_IN[part.role]:
-        raise ComposeError(f"{part.__name__} is called {part.type!r}, which is a shipped {part.role}; choose another name.")
+        raise ComposeError(
+            f"{part.__name__} is called {part.type!r}, which is a shipped {part.role}; choose another name."
+        )
     _plugged[part.role][part.type] = part
     return part
 
@@ -127,7 +130,9 @@ def load_plugin(path: str | Path) -> str:
         if inspect.isclass(value) and issubclass(value, Part) and value.__module__ == name and value.type
     ]
     if not declared:
-        raise ComposeError(f"The plugin {path} declares no part; wanted a class with a 'type', such as 'class Mine(NetPart)'.")
+        raise ComposeError(
+            f"The plugin {path} declares no part; wanted a class with a 'type', such as 'class Mine(NetPart)'."
+        )
     for part in declared:
         register(part)
     _plugins[str(file)] = digest

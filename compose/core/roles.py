@@ -160,12 +160,13 @@ class DensityPart(Part):
         """The condition that a net must produce; none where the density takes no condition."""
         return None
 
-    def kind(self, slot: Slot) -> Kind:
-        """What ``log_prob`` promises in this slot."""
-        return Kind.EXACT
-
     def misfits(self, slot: Slot) -> Iterator[Misfit]:
         """Checks space, condition, polarity and labels; a part adds what is its own."""
+        if self.labels and (slot.labels is None or slot.condition is not None):
+            why = (
+                "the data give none (data.labels)" if slot.labels is None else f"a {slot.use} gets them through its net"
+            )
+            yield Misfit(f"'{self.type}' is to take the class label, but {why}.", key="labels", swap=False)
         if not isinstance(slot.space, self.takes):
             wanted = " or ".join(space.__name__ for space in self.takes)
             yield Misfit(f"'{self.type}' takes {wanted}, but {slot.origin} {slot.space}.")
@@ -178,9 +179,6 @@ class DensityPart(Part):
             yield Misfit(f"'{self.type}' needs a condition from a net, and a {slot.use} here has none.")
         if self.needs_posterior and (slot.use != "prior" or slot.beneath is None):
             yield Misfit(f"'{self.type}' is made of the posterior right below it, and here there is none.")
-        if self.labels and (slot.labels is None or slot.condition is not None):
-            why = "the data give none (data.labels)" if slot.labels is None else f"a {slot.use} gets them through its net"
-            yield Misfit(f"'{self.type}' is to take the class label, but {why}.", key="labels", swap=False)
         if self.labels and slot.labels is not None and self.features(slot.space) is None:
             yield Misfit(f"'{self.type}' takes no condition, so it cannot take the class label.", key="labels")
 
@@ -214,10 +212,6 @@ class StagePart(Part):
     def above(self, below: Space) -> Space:
         """The space it gives; a best guess where it does not fit on ``below``."""
         raise NotImplementedError
-
-    def kind(self, slot: Slot) -> Kind:
-        """What the log weight of this stage promises."""
-        return Kind.EXACT
 
     def terms(self) -> dict[str, str]:
         """The terms it adds, in order, and the relative key path of the part that each comes from ('' for itself)."""

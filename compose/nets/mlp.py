@@ -45,7 +45,9 @@ class MLPNet(nn.Module):
         gated: Whether layers are gated by a sigmoid.
     """
 
-    def __init__(self, takes: Real, gives: Real, hidden: list[int], activation: str = "relu", gated: bool = False) -> None:
+    def __init__(
+        self, takes: Real, gives: Real, hidden: list[int], activation: str = "relu", gated: bool = False
+    ) -> None:
         super().__init__()
         kinds = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU, "tanh": nn.Tanh, "elu": nn.ELU}
         layers: list[nn.Module] = []

@@ -7,7 +7,7 @@ spline replaces nflows' masked one, which breaks graphs and fails at extreme flo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Literal
 
 import torch
@@ -25,6 +25,8 @@ from nflows.transforms.coupling import CouplingTransform
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
+from compose.core.declare import Misfit
+from compose.core.spaces import Real
 from compose.nets.spline import rational_quadratic
 
 
@@ -49,6 +51,12 @@ class TransformOptions(BaseModel):
     """What mixes coordinates before each transform: a learned linear map, or a fixed random order."""
     generative: bool = False
     """Run the transform from noise to data: a maf then samples in one pass and scores in D (an IAF)."""
+
+    def couplings(self, space: Real, origin: str) -> Iterator[Misfit]:
+        """A coupling needs two numbers, or nothing is left to steer by."""
+        if space.dim < 2 and self.transform != "maf":
+            came = f"{origin} {space}, a single number"
+            yield Misfit(f"'{self.transform}' splits the numbers in two halves, but {came}.", key="transform")
 
 
 class InvertibleNet(nn.Module):
@@ -137,7 +145,7 @@ class AffineCoupling(CouplingTransform):
         return (inputs - shift) * (-log_scale).exp(), -log_scale.sum(1)
 
 
-def _mixing(dim: int, name: str) -> list[Transform]:
+def _mixing(dim: int, name: str) -> Sequence[Transform]:
     return [RandomPermutation(dim)] + ([LU(dim)] if name == "lu" else [])
 
 

@@ -112,7 +112,7 @@ class Stretch:
         else:
             # Every process fits the same numbers: the whole set, and the same noise.
             with random.region(self.loop.recipe.seed, "fit noise", self.index):
-                self.model.fit(self.batches.all)
+                self.model.fit_parts(self.batches.all)
             for actor in self.actors:
                 actor.restart_average(self.model)
         trained = {id(p) for actor in self.actors for p in actor.parameters}

@@ -13,6 +13,7 @@ from compose.core.errors import TrainingError
 from compose.core.model import ModelDensity
 from compose.core.objective import Loss, Objective
 from compose.recipe.recipe import Optimizer, Player, Recipe
+from compose.run.skips import Skips
 
 
 class Actor:
@@ -22,9 +23,10 @@ class Actor:
         player: Its declaration.
         recipe: The recipe it stands in, for the objectives' slots.
         model: The bare model.
+        skipped: How many of its steps were skipped before.
     """
 
-    def __init__(self, player: Player, recipe: Recipe, model: ModelDensity) -> None:
+    def __init__(self, player: Player, recipe: Recipe, model: ModelDensity, skipped: int = 0) -> None:
         space, labels = recipe.spaces()
         slot = Slot("objective", space, labels=labels, model=recipe.model)
         self.player = player
@@ -34,6 +36,7 @@ class Actor:
             raise TrainingError(f"the player that trains {', '.join(player.trains)} has no parameter to train.")
         self.optimizer = make_optimizer(self.parameters, player.optimizer)
         self.average = _average(model, player.ema) if player.ema else None
+        self.skips = Skips(skipped)
 
     def restart_average(self, model: ModelDensity) -> None:
         """Starts the average of the weights at those of ``model``, once these are set."""
@@ -45,10 +48,11 @@ class Actor:
         losses = [(term.weight, act(model, x, c, step)) for term, act in self.terms if step >= term.start]
         if not losses:
             raise TrainingError(f"no objective of the player has set in at step {step}; let one start at 0.")
-        if len(losses) == 1 and losses[0][0] == 1:
-            return losses[0][1]
-        value = sum((weight * loss.value for weight, loss in losses[1:]), losses[0][0] * losses[0][1].value)
-        return Loss(value, losses[0][1].ledger)
+        (weight, first), *rest = losses
+        value = first.value if weight == 1 else weight * first.value
+        for weight, loss in rest:
+            value = value + weight * loss.value
+        return Loss(value, first.ledger)
 
     def set_rate(self, step: int, done: float) -> float:
         """Sets the learning rate: ``done`` is the share of the budget that is spent."""
@@ -60,20 +64,24 @@ class Actor:
             group["lr"] = rate
         return rate
 
-    def step(self, loss: Tensor) -> Tensor:
-        """Descends where loss and gradient are finite; says whether they were not, as a 0-1 tensor on the device."""
+    def step(self, step: int, loss: Tensor) -> None:
+        """Descends where loss and gradient are finite; else leaves everything as it is, and counts that.
+
+        Args:
+            step: Steps taken in this phase.
+            loss: The loss on the whole batch, over all devices, so that all of them decide alike.
+        """
         norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
-        broken = (~torch.isfinite(loss.detach() + norm)).float()
+        skipped = (~torch.isfinite(loss + norm)).float()
+        self.skips.add(step, skipped)
         if self.player.clip is not None:
             torch.nn.utils.clip_grads_with_norm_(self.parameters, self.player.clip, norm)
         if self.optimizer.defaults.get("fused"):
             # torch's fused optimizers skip a step on the device where this is 1, so nothing is read back here.
-            self.optimizer.found_inf = broken  # type: ignore[attr-defined]
+            self.optimizer.found_inf = skipped  # type: ignore[attr-defined]
             self.optimizer.step()
-        elif not broken.item():
+        elif not skipped.item():
             self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        return broken
 
 
 def trained_parameters(model: ModelDensity, paths: list[str]) -> list[nn.Parameter]:
@@ -90,7 +98,8 @@ def make_optimizer(parameters: list[nn.Parameter], options: Optimizer) -> torch.
     first, second = options.betas
     shared: dict[str, Any] = {"lr": options.lr, "weight_decay": options.weight_decay}
     if options.type == "sgd":
-        return torch.optim.SGD(parameters, momentum=first, fused=True, **shared)
+        # The fused one starts its momentum at random memory where the first step is skipped.
+        return torch.optim.SGD(parameters, momentum=first, **shared)
     if options.type == "adamax":
         return torch.optim.Adamax(parameters, betas=(first, second), **shared)
     kind = torch.optim.AdamW if options.type == "adamw" else torch.optim.Adam

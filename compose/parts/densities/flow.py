@@ -37,11 +37,8 @@ class Flow(TransformOptions, DensityPart):
     def misfits(self, slot: Slot) -> Iterator[Misfit]:
         """As any density; and a coupling needs two numbers, or nothing steers anything."""
         yield from super().misfits(slot)
-        if isinstance(slot.space, Real) and slot.space.dim < 2 and self.transform != "maf":
-            yield Misfit(
-                f"'{self.transform}' splits the numbers in two halves, but {slot.origin} {slot.space}, a single number.",
-                key="transform",
-            )
+        if isinstance(slot.space, Real):
+            yield from self.couplings(slot.space, slot.origin)
 
     def make(self, slot: Slot, children: Mapping[str, nn.Module]) -> nn.Module:
         """The density in its slot."""

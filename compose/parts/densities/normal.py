@@ -39,9 +39,10 @@ class NormalDensity(Density):
     def __init__(self, space: Space, condition: Space | None = None) -> None:
         super().__init__(space, condition)
         self.axes = tuple(range(1, 1 + len(space.shape)))
-        # As a float64 scalar tensor it is added in one operation with a factor, and keeps the digits of a float64 model.
+        # A float64 scalar tensor: added in one operation with a factor, and exact in a float64 model.
         self.minus = torch.tensor(-0.5 * LOG_2PI * space.dim, dtype=torch.float64, device="cpu")
         # A standard normal owns no parameter that would say where, and in which precision, to draw.
+        self.like: Tensor
         self.register_buffer("like", torch.zeros(()), persistent=False)
 
     def gaussian(self, c: Tensor) -> Gaussian:

@@ -13,7 +13,7 @@ from compose.core.declare import Misfit, Slot, as_real
 from compose.core.gaussians import pairwise_log_prob
 from compose.core.random import uniform
 from compose.core.roles import Density, DensityPart, Mode, Posterior
-from compose.core.spaces import Codes, Real, Space
+from compose.core.spaces import Codes, Space
 
 
 class Vamp(DensityPart):
@@ -34,7 +34,9 @@ class Vamp(DensityPart):
         """As any density; and its pseudo-inputs have no class label to show to the encoder."""
         yield from super().misfits(slot)
         if slot.beneath is not None and slot.beneath.labels is not None and slot.labels is not None:
-            yield Misfit(f"'{self.type}' has no class labels for its pseudo-inputs, and the stage below it takes labels.")
+            yield Misfit(
+                f"'{self.type}' has no class labels for its pseudo-inputs, and the stage below it takes labels."
+            )
 
     def make(self, slot: Slot, children: Mapping[str, nn.Module]) -> nn.Module:
         """The density in its slot."""
@@ -83,7 +85,9 @@ class VampDensity(Density):
             each = pairwise_log_prob(z, gaussian.loc.flatten(1), gaussian.log_scale.flatten(1))
         else:
             n, k = len(x), len(conditions)
-            pairs = lent.density.log_prob(x.repeat_interleave(k, 0), conditions.repeat(n, *[1] * (conditions.dim() - 1)))
+            pairs = lent.density.log_prob(
+                x.repeat_interleave(k, 0), conditions.repeat(n, *[1] * (conditions.dim() - 1))
+            )
             each = pairs.unflatten(0, (n, k))
         return torch.logsumexp(each, dim=1) - torch.log(torch.full((), each.shape[1], dtype=z.dtype, device=z.device))
 

@@ -11,7 +11,6 @@ from annotated_types import Ge, Le
 from torch import Tensor, nn
 
 from compose.core.declare import Misfit, ObjectivePart, Slot
-from compose.core.kinds import Kind
 from compose.core.objective import Loss, Objective
 from compose.core.roles import DensityPart
 from compose.core.terms import total
@@ -31,7 +30,9 @@ class IWAE(ObjectivePart):
         assert isinstance(slot.model, DensityPart)
         kind = slot.model.kind(Slot("prior", slot.space, labels=slot.labels))
         if not kind.importance_weighted:
-            yield Misfit(f"'{self.type}' averages exp L, which needs a weight, and this model gives a {kind} ({kind.promise}).")
+            yield Misfit(
+                f"'{self.type}' averages exp L, which needs a weight, and this model gives a {kind} ({kind.promise})."
+            )
 
     def make(self, slot: Slot, children: Mapping[str, nn.Module]) -> nn.Module:
         """The objective."""

@@ -25,7 +25,9 @@ class MaximumLikelihood(ObjectivePart):
         assert isinstance(slot.model, DensityPart)
         kind = slot.model.kind(Slot("prior", slot.space, labels=slot.labels))
         if kind is not Kind.EXACT:
-            yield Misfit(f"'{self.type}' needs an exact log-probability, and that of this model is a {kind} ({kind.promise}).")
+            yield Misfit(
+                f"'{self.type}' needs an exact log-probability, and that of this model is a {kind} ({kind.promise})."
+            )
 
     def make(self, slot: Slot, children: Mapping[str, nn.Module]) -> nn.Module:
         """The objective."""

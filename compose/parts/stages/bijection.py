@@ -34,11 +34,8 @@ class Bijection(TransformOptions, StagePart):
             yield Misfit(
                 f"'{self.type}' takes Real, but {slot.origin} {slot.space}; a stage 'dequantize' before it gives Real."
             )
-        elif slot.space.dim < 2 and self.transform != "maf":
-            yield Misfit(
-                f"'{self.transform}' splits the numbers in two halves, but {slot.origin} {slot.space}, a single number.",
-                key="transform",
-            )
+        else:
+            yield from self.couplings(slot.space, slot.origin)
 
     def make(self, slot: Slot, children: Mapping[str, nn.Module]) -> nn.Module:
         """The stage in its slot."""

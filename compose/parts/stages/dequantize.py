@@ -41,7 +41,9 @@ class Dequantize(StagePart):
     def misfits(self, slot: Slot) -> Iterator[Misfit]:
         """Cells exist only between ordered codes."""
         if not isinstance(slot.space, Codes):
-            yield Misfit(f"'{self.type}' takes ordered Codes, but {slot.origin} {slot.space}, which needs no dequantisation.")
+            yield Misfit(
+                f"'{self.type}' takes ordered Codes, but {slot.origin} {slot.space}, which needs no dequantisation."
+            )
         elif not slot.space.ordered:
             yield Misfit(f"'{self.type}' takes ordered Codes, but {slot.origin} {slot.space}: they have no neighbours.")
 
@@ -64,6 +66,7 @@ class DequantizeStage(Stage):
         self.levels = below.size
         self.axes = tuple(range(1, 1 + len(below.shape)))
         # Owns no parameter that would say in which precision to draw.
+        self.like: Tensor
         self.register_buffer("like", torch.zeros(()), persistent=False)
 
     def infer(self, x: Tensor, c: Tensor | None = None, closed: bool = False, mode: Mode = "path") -> Step:

@@ -9,12 +9,11 @@ import torch
 from annotated_types import Ge, Le
 from torch import Tensor, nn
 
-from compose.core.declare import Part, Slot, part_field, as_real
+from compose.core.declare import Part, Slot, as_real, part_field
 from compose.core.kinds import Kind, weakest
 from compose.core.random import standard_normal
 from compose.core.roles import (
     Density,
-    DensityPart,
     Mode,
     Posterior,
     Stage,
@@ -68,7 +67,7 @@ class Latent(StagePart):
         likelihood = self.likelihood.features(below) or Real((2, *below.shape))
         return {
             "encoder": (self.encoder, Slot("net", posterior, labelled(as_real(below), seen))),
-            "posterior": (self.posterior, Slot("posterior", above, posterior, slot.labels, "a posterior of 'latent' scores")),
+            "posterior": (self.posterior, Slot("posterior", above, posterior, slot.labels, "stage 'latent' gives")),
             "decoder": (self.decoder, Slot("net", likelihood, labelled(above, seen))),
             "likelihood": (self.likelihood, Slot("likelihood", below, likelihood, slot.labels, slot.origin)),
         }
@@ -96,6 +95,7 @@ class LatentStage(Stage):
         self.posterior, self.likelihood, self.labels = q, p, labels
         self.closed_form = q.closed_form
         # Says which precision the nets have; cheaper to ask in every step than their parameters are.
+        self.like: Tensor
         self.register_buffer("like", torch.zeros(()), persistent=False)
 
     def infer(self, x: Tensor, c: Tensor | None = None, closed: bool = False, mode: Mode = "path") -> Step:
