@@ -60,7 +60,8 @@ def _notes(scores: Mapping[str, Any]) -> list[str]:
         lines.append(f"{split['protocol']['split']}: {protocol}")
         if split.get("reducible") is not None:
             lines.append(
-                f"  at most {split['reducible']:.2f} nats are reducible: the binarisation alone costs {split['floor']:.2f}"
+                f"  at most {split['reducible']:.2f} nats are reducible: "
+                f"the binarisation alone costs {split['floor']:.2f}"
             )
     for record in scores["health"]:
         lines.append(f"{record['edge']}: {record['active']} of {record['units']} units active")
