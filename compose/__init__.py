@@ -1,0 +1,148 @@
+"""Hybrid generative models as recipes: parts that fit, bounds in nats, numbers that compare.
+
+Everything here is imported when it is first asked for, so ``import compose`` is quick and brings no torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from compose.core.declare import DataPart, Misfit, NetPart, ObjectivePart, Slot
+    from compose.core.errors import ComposeError, RecipeError
+    from compose.core.kinds import Kind
+    from compose.core.registry import load_plugin, register
+    from compose.core.roles import Density, DensityPart, Stage, StagePart, Step
+    from compose.core.spaces import Codes, Real
+    from compose.data.digits import Digits
+    from compose.data.idx import FashionMNIST, Idx
+    from compose.nets.mlp import MLP
+    from compose.nets.wrap import Wrap, module
+    from compose.parts.densities.bernoulli import Bernoulli
+    from compose.parts.densities.categorical import Categorical
+    from compose.parts.densities.discretized_logistic import DiscretizedLogistic
+    from compose.parts.densities.flow import Flow
+    from compose.parts.densities.mixture import Mixture
+    from compose.parts.densities.model import Model
+    from compose.parts.densities.normal import Normal
+    from compose.parts.densities.vamp import Vamp
+    from compose.parts.objectives.elbo import ELBO
+    from compose.parts.objectives.iwae import IWAE
+    from compose.parts.objectives.maximum_likelihood import MaximumLikelihood
+    from compose.parts.stages.bijection import Bijection
+    from compose.parts.stages.dequantize import Dequantize
+    from compose.parts.stages.latent import Latent
+    from compose.parts.stages.standardize import Standardize
+    from compose.recipe.build import build
+    from compose.recipe.check import check, load_recipe
+    from compose.recipe.fits import fits
+    from compose.recipe.recipe import Evaluation, Optimizer, Phase, Player, Recipe, Term
+    from compose.run.directory import load
+    from compose.run.evaluate import evaluate
+    from compose.run.sample import sample
+    from compose.run.train import train
+
+#: Where each public name lives.
+_HOMES = {
+    "compose.core.declare": ("DataPart", "Misfit", "NetPart", "ObjectivePart", "Slot"),
+    "compose.core.errors": ("ComposeError", "RecipeError"),
+    "compose.core.kinds": ("Kind",),
+    "compose.core.registry": ("load_plugin", "register"),
+    "compose.core.roles": ("Density", "DensityPart", "Stage", "StagePart", "Step"),
+    "compose.core.spaces": ("Codes", "Real"),
+    "compose.data.digits": ("Digits",),
+    "compose.data.idx": ("FashionMNIST", "Idx"),
+    "compose.nets.mlp": ("MLP",),
+    "compose.nets.wrap": ("Wrap", "module"),
+    "compose.parts.densities.bernoulli": ("Bernoulli",),
+    "compose.parts.densities.categorical": ("Categorical",),
+    "compose.parts.densities.discretized_logistic": ("DiscretizedLogistic",),
+    "compose.parts.densities.flow": ("Flow",),
+    "compose.parts.densities.mixture": ("Mixture",),
+    "compose.parts.densities.model": ("Model",),
+    "compose.parts.densities.normal": ("Normal",),
+    "compose.parts.densities.vamp": ("Vamp",),
+    "compose.parts.objectives.elbo": ("ELBO",),
+    "compose.parts.objectives.iwae": ("IWAE",),
+    "compose.parts.objectives.maximum_likelihood": ("MaximumLikelihood",),
+    "compose.parts.stages.bijection": ("Bijection",),
+    "compose.parts.stages.dequantize": ("Dequantize",),
+    "compose.parts.stages.latent": ("Latent",),
+    "compose.parts.stages.standardize": ("Standardize",),
+    "compose.recipe.build": ("build",),
+    "compose.recipe.check": ("check", "load_recipe"),
+    "compose.recipe.fits": ("fits",),
+    "compose.recipe.recipe": ("Evaluation", "Optimizer", "Phase", "Player", "Recipe", "Term"),
+    "compose.run.directory": ("load",),
+    "compose.run.evaluate": ("evaluate",),
+    "compose.run.sample": ("sample",),
+    "compose.run.train": ("train",),
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "ELBO",
+    "IWAE",
+    "MLP",
+    "Bernoulli",
+    "Bijection",
+    "Categorical",
+    "Codes",
+    "ComposeError",
+    "DataPart",
+    "Density",
+    "DensityPart",
+    "Dequantize",
+    "Digits",
+    "DiscretizedLogistic",
+    "Evaluation",
+    "FashionMNIST",
+    "Flow",
+    "Idx",
+    "Kind",
+    "Latent",
+    "MaximumLikelihood",
+    "Misfit",
+    "Mixture",
+    "Model",
+    "NetPart",
+    "Normal",
+    "ObjectivePart",
+    "Optimizer",
+    "Phase",
+    "Player",
+    "Real",
+    "Recipe",
+    "RecipeError",
+    "Slot",
+    "Stage",
+    "StagePart",
+    "Standardize",
+    "Step",
+    "Term",
+    "Vamp",
+    "Wrap",
+    "build",
+    "check",
+    "evaluate",
+    "fits",
+    "load",
+    "load_plugin",
+    "load_recipe",
+    "module",
+    "register",
+    "sample",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'compose' has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_HOME[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
