@@ -1,12 +1,12 @@
 """The run directory: what was trained, on what, with what, and what came out.
 
-    recipe.yaml        the resolved recipe, every default written out
-    run.json           versions, seeds, digests, plugins, how it was run
-    metrics.jsonl      one line each logging interval and each validation
-    model.safetensors  the best weights by validation
-    last.safetensors   everything to go on from; best-0.safetensors the best weights of phase 0 so far
-    scores.json, scores.safetensors   the ledger, and the scores of every example
-    figures/, tensorboard/
+recipe.yaml        the resolved recipe, every default written out
+run.json           versions, seeds, digests, plugins, how it was run
+metrics.jsonl      one line each logging interval and each validation
+model.safetensors  the best weights by validation
+last.safetensors   everything to go on from; best-0.safetensors the best weights of phase 0 so far
+figures/, tensorboard/
+scores.safetensors, scores.json   the scores of every example, and the ledger; written last
 """
 
 from __future__ import annotations
@@ -43,8 +43,13 @@ class Run:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        if not (self.path / "recipe.yaml").is_file():
-            raise RunError(f"{path} is no run: it holds no recipe.yaml. 'compose train RECIPE --out DIR' makes one.")
+        if (self.path / "recipe.yaml").is_file():
+            return
+        if _never_begun(self.path):
+            raise RunError(
+                f"{path} was stopped before its recipe was written; 'compose train RECIPE --out {path}' begins."
+            )
+        raise RunError(f"{path} is no run: it holds no recipe.yaml. 'compose train RECIPE --out DIR' makes one.")
 
     @classmethod
     def create(cls, path: str | Path, recipe: Recipe, record: dict[str, Any]) -> Run:
@@ -58,7 +63,7 @@ class Run:
         folder = Path(path)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            if any(folder.iterdir()):
+            if any(folder.iterdir()) and not _never_begun(folder):
                 raise RunError(f"{folder} is not empty; choose another --out, or go on with it by --resume {folder}.")
             write_text(folder / "run.json", json.dumps({**record, **_versions()}, indent=2) + "\n")
             write_text(folder / "recipe.yaml", to_yaml(recipe, full=True))
@@ -68,7 +73,15 @@ class Run:
 
     @property
     def recipe(self) -> Recipe:
-        """The resolved recipe."""
+        """The resolved recipe.
+
+        Raises:
+            RunError: it was made with a plugin that is not loaded.
+        """
+        known = registry.plugins().values()
+        missing = [file for file, digest in self.record["plugins"].items() if digest not in known]
+        if missing:
+            raise RunError(f"{self.path} was made with {', '.join(missing)}; load it by --plugin FILE (same content).")
         return load_recipe(self.path / "recipe.yaml")
 
     @property
@@ -88,6 +101,11 @@ class Run:
         """Whether its training came to its end."""
         return (self.path / "model.safetensors").is_file()
 
+    @property
+    def scored(self) -> bool:
+        """Whether it was scored after that, the last there is to do."""
+        return self.finished and (self.path / "scores.json").is_file()
+
     def scores(self) -> dict[str, Any]:
         """What evaluation wrote.
 
@@ -96,10 +114,12 @@ class Run:
         """
         return self._json("scores.json")
 
-    def metrics(self) -> list[dict[str, Any]]:
-        """Every line of the training's log."""
+    def metrics(self, count: int | None = None) -> list[dict[str, Any]]:
+        """The training's log: its first ``count`` lines, or all."""
         file = self.path / "metrics.jsonl"
-        return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+        # What follows the last newline is a line that was being written when the training was stopped.
+        lines = file.read_text().split("\n")[:-1] if file.is_file() else []
+        return [json.loads(line) for line in lines[:count]]
 
     def model(self) -> ModelDensity:
         """The trained model, in evaluation mode.
@@ -107,16 +127,13 @@ class Run:
         Raises:
             RunError: the training has not finished, or was made with a plugin that is not loaded.
         """
-        from safetensors.torch import load_model
+        from safetensors.torch import load_file
 
-        missing = {file: digest for file, digest in self.record["plugins"].items() if digest not in registry.plugins().values()}
-        if missing:
-            raise RunError(f"{self.path} was trained with {', '.join(missing)}; load it by --plugin FILE (same content).")
         file = self.path / "model.safetensors"
         if not file.is_file():
-            raise RunError(f"{self.path} has no model.safetensors: go on with it by 'compose train --resume {self.path}'.")
+            raise RunError(f"{self.path} has no {file.name}: go on with it by 'compose train --resume {self.path}'.")
         model = build(self.recipe)
-        load_model(model, file)
+        model.load_state_dict(load_file(file))
         return model.eval()
 
     def _json(self, name: str) -> dict[str, Any]:
@@ -135,6 +152,13 @@ def load(path: str | Path) -> ModelDensity:
     return Run(path).model()
 
 
+def _never_begun(folder: Path) -> bool:
+    """Whether a directory holds nothing but what comes before the recipe."""
+    names = {"run.json", *(_partial(folder / name).name for name in ("run.json", "recipe.yaml"))}
+    found = {file.name for file in folder.iterdir()} if folder.is_dir() else set()
+    return bool(found) and found <= names
+
+
 def free_path(name: str, root: str | Path = "runs") -> Path:
     """``runs/NAME``, or with the first number that makes it new."""
     path, number = Path(root) / name, 2
@@ -150,12 +174,16 @@ def write_text(path: Path, text: str) -> None:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Writes a file in one step, down to the disk."""
-    partial = path.with_name(f".{path.name}.partial")
+    partial = _partial(path)
     with partial.open("wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f".{path.name}.partial")
 
 
 def _versions() -> dict[str, Any]:

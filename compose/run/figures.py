@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import torch
 from einops import rearrange
 from torch import Tensor
 
 from compose.core import random
+from compose.core.model import ModelDensity
 from compose.core.spaces import Codes, Space
+from compose.data.source import Source
 from compose.run.directory import Run
 from compose.run.sample import sample
 
 SIDE = 320
+SHOWN, COLUMNS = 32, 8
+NOT_NATS = {"phase", "player", "step", "lr", "skipped", "seconds"}
 
 
 def save_grid(x: Tensor, space: Space, path: str | Path, columns: int | None = None) -> Path:
@@ -56,36 +61,54 @@ def draw(run: Run) -> list[Path]:
     model, source = run.model(), run.recipe.data.load()
     pictures = [save_grid(sample(model, 64), source.space, run.figures / "samples.png")]
     if len(model.stages):
-        x = source.test.x[:32]
-        c = None if source.test.y is None else source.test.y[:32]
-        with random.region(0, "reconstructions"):
-            again = model.reconstruct(x, c)
-        pairs = rearrange([x.long(), again.long()], "two (r c) k h w -> (r two c) k h w", c=8) if x.dim() == 4 else again
-        pictures.append(save_grid(pairs, source.space, run.figures / "reconstructions.png", columns=8))
+        pictures.append(_reconstructions(model, source, run.figures / "reconstructions.png"))
     return [*pictures, curve(run)]
+
+
+def _reconstructions(model: ModelDensity, source: Source, path: Path) -> Path:
+    """Test examples, and below each row of them what becomes of it on the way up and down."""
+    count = min(SHOWN, len(source.test))
+    count -= count % COLUMNS if count > COLUMNS else 0
+    x = source.test.x[:count]
+    with random.region(0, "reconstructions"):
+        again = model.reconstruct(x, None if source.test.y is None else source.test.y[:count])
+    rows = zip(x.split(COLUMNS), again.to(x.dtype).split(COLUMNS), strict=True)
+    return save_grid(torch.cat([part for pair in rows for part in pair]), source.space, path, min(COLUMNS, len(x)))
 
 
 def curve(run: Run) -> Path:
     """Draws loss, its views and the validation bound against steps."""
-    import matplotlib
-
-    matplotlib.use("agg", force=False)
     from matplotlib.figure import Figure
 
-    lines = run.metrics()
+    curves = _curves(run.metrics())
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
-    names = sorted({name for line in lines for name in line} - {"phase", "step", "lr", "skipped", "seconds"})
-    ends = [max((line["step"] for line in lines if line["phase"] == phase), default=0) for phase in range(1 + lines[-1]["phase"])]
-    for name in names:
-        points = [(sum(ends[: line["phase"]]) + line["step"], line[name]) for line in lines if name in line]
-        style = {"marker": "o", "color": "black"} if name.startswith("validation") else {"linewidth": 1}
-        axes.plot(*zip(*points, strict=True), label=name, **style)
-    values = sorted(value for line in lines for name, value in line.items() if name in names and value > 0)
-    if values:
-        axes.set_ylim(0, 1.05 * values[int(0.98 * (len(values) - 1))])
-    axes.set_xlabel("step")
-    axes.set_ylabel("nats per example")
+    for name, (steps, values) in curves.items():
+        if name.startswith("validation"):
+            axes.plot(steps, values, label=name, marker="o", color="black")
+        else:
+            axes.plot(steps, values, label=name, linewidth=1)
+    positive = sorted(value for _, values in curves.values() for value in values if 0 < value < math.inf)
+    if positive:
+        # The first steps are so much dearer than the last that they would hide everything.
+        axes.set_ylim(0, 1.05 * positive[int(0.98 * (len(positive) - 1))])
+    axes.set(xlabel="step", ylabel="nats per example")
     axes.legend(frameon=False)
     figure.savefig(run.figures / "curve.png", dpi=120)
     return run.figures / "curve.png"
+
+
+def _curves(lines: list[dict[str, Any]]) -> dict[str, tuple[list[int], list[float]]]:
+    """Steps, counted over all phases, and values of each metric that is in nats."""
+    ends: dict[int, int] = {}
+    for line in lines:
+        ends[line["phase"]] = line["step"]
+    found: dict[str, tuple[list[int], list[float]]] = {}
+    for line in lines:
+        before = sum(end for phase, end in ends.items() if phase < line["phase"])
+        player = f" of player {line['player']}" if "player" in line else ""
+        for name in line.keys() - NOT_NATS:
+            steps, values = found.setdefault(name + player, ([], []))
+            steps.append(before + line["step"])
+            values.append(line[name])
+    return dict(sorted(found.items()))

@@ -39,7 +39,9 @@ def units(model: ModelDensity, source: Source, split: str = "validation") -> lis
     return found
 
 
-def _units(model: ModelDensity, stage: Any, x: torch.Tensor, c: torch.Tensor | None, last: bool) -> dict[str, Any] | None:
+def _units(
+    model: ModelDensity, stage: Any, x: torch.Tensor, c: torch.Tensor | None, last: bool
+) -> dict[str, Any] | None:
     try:
         lent = stage.lend()
     except NotImplementedError:
@@ -85,8 +87,11 @@ def _advice(run: Run, edge: str) -> str:
     objective = recipe.train[0].players[0].objectives[0].objective
     where = tree.where(("train", 0, "players", 0, "objectives", 0, "objective"))
     if objective.type == "elbo" and not getattr(objective, "warmup", 0):
-        return f"Let the rate set in slowly: train.0.objective.warmup (see {where}), for instance a quarter of the steps."
+        return (
+            f"Let the rate set in slowly: train.0.objective.warmup (see {where}), for instance a quarter of the steps."
+        )
     if objective.type == "elbo" and not getattr(objective, "free_bits", 0):
         return f"Leave the rate some nats for free: train.0.objective.free_bits (see {where}), for instance 2."
     stage = int(edge.removeprefix("z")) - 1
-    return f"Give it fewer numbers, or the decoder less power: model.stages.{stage} (see {tree.where(('model', 'stages', stage))})."
+    where = tree.where(("model", "stages", stage))
+    return f"Give it fewer numbers, or the decoder less power: model.stages.{stage} (see {where})."

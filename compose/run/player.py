@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,9 @@ from compose.core.model import ModelDensity
 from compose.core.objective import Loss, Objective
 from compose.recipe.recipe import Optimizer, Player, Recipe
 from compose.run.skips import Skips
+
+if TYPE_CHECKING:
+    from torch.optim.swa_utils import AveragedModel
 
 
 class Actor:
@@ -82,15 +85,20 @@ class Actor:
             self.optimizer.step()
         elif not skipped.item():
             self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
 
 
 def trained_parameters(model: ModelDensity, paths: list[str]) -> list[nn.Parameter]:
     """The parameters of the parts at some key paths, each once."""
     found: dict[int, nn.Parameter] = {}
     for path in paths:
-        module = model.get_submodule(path.removeprefix("model").removeprefix("."))
-        found.update({id(parameter): parameter for parameter in module.parameters()})
+        found.update({id(parameter): parameter for parameter in part(model, path).parameters()})
     return list(found.values())
+
+
+def part(model: nn.Module, path: str) -> nn.Module:
+    """The module of the part at a key path."""
+    return model.get_submodule(path.removeprefix("model").removeprefix("."))
 
 
 def make_optimizer(parameters: list[nn.Parameter], options: Optimizer) -> torch.optim.Optimizer:
@@ -106,7 +114,7 @@ def make_optimizer(parameters: list[nn.Parameter], options: Optimizer) -> torch.
     return kind(parameters, betas=(first, second), fused=True, **shared)
 
 
-def _average(model: nn.Module, decay: float) -> nn.Module:
+def _average(model: nn.Module, decay: float) -> AveragedModel:
     from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
     return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))

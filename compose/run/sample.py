@@ -43,7 +43,9 @@ def sample(run: Run | ModelDensity | str | Path, n: int = 64, seed: int = 0, lab
 def _labels(model: ModelDensity, n: int, label: int | None) -> Tensor | None:
     if not isinstance(model.condition, Codes):
         if label is not None:
-            raise SpaceError(f"label {label} was asked for, but the model is unconditional; train with data.labels=true.")
+            raise SpaceError(
+                f"label {label} was asked for, but the model is unconditional; train with data.labels=true."
+            )
         return None
     if label is not None and not 0 <= label < model.condition.size:
         raise SpaceError(f"label {label} was asked for, but the classes are 0 to {model.condition.size - 1}.")

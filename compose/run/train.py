@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from compose.core import registry
-from compose.core.errors import DataError, RunError, TrainingError
+from compose.core.errors import ComposeError, DataError, RunError, TrainingError
 from compose.recipe.check import load_recipe
 from compose.recipe.recipe import Recipe
 from compose.run.directory import Run, free_path
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 def train(
@@ -48,28 +53,31 @@ def train(
     if not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe, overrides)
     elif overrides:
-        raise RunError(f"overrides ({', '.join(overrides)}) need a recipe by file or name; change the declaration instead.")
+        raise RunError(
+            f"overrides ({', '.join(overrides)}) need a recipe by file or name; change the declaration instead."
+        )
     _splits_evenly(recipe, devices)
     how = {"devices": devices, "accelerator": accelerator, "precision": precision, "threads": thread_count(threads)}
+    fabric = _fabric(recipe, how)
     record = {"name": name, "seed": recipe.seed, "data": _data_record(recipe), "how": how}
     run = Run.create(out or free_path(name), recipe, record)
-    return _go(run, how, progress)
+    return _go(run, fabric, how["threads"], progress)
 
 
 def resume(path: str | Path, progress: bool = True) -> Run:
     """Goes on with a training that was stopped; a budget in steps ends as if it never had been.
 
     Raises:
-        RunError: there is no run, or its data are no longer the same.
+        RunError: there is no run, it has come to its end, or its data are no longer the same.
     """
     run = Run(path)
-    if run.finished:
-        raise RunError(f"{path} has finished; its weights are in model.safetensors.")
+    if run.scored:
+        raise RunError(f"{path} has finished; its weights are in model.safetensors, its scores in scores.json.")
     recipe, record = run.recipe, run.record
     digest = _data_record(recipe)["digest"]
     if digest != record["data"]["digest"]:
         raise RunError(f"the data of {path} had digest {record['data']['digest']} and now have {digest}.")
-    return _go(run, record["how"], progress)
+    return _go(run, _fabric(recipe, record["how"]), record["how"]["threads"], progress)
 
 
 def thread_count(asked: int | None = None) -> int:
@@ -84,48 +92,73 @@ def thread_count(asked: int | None = None) -> int:
     return max(1, min(4, (os.cpu_count() or 1) // 2))
 
 
-def _go(run: Run, how: dict[str, Any], progress: bool) -> Run:
+def _go(run: Run, fabric: Fabric, threads: int, progress: bool) -> Run:
+    """Does what is left to do: training, pictures, and the scores as the last."""
     from compose.run.evaluate import evaluate
     from compose.run.figures import draw
 
-    device = _launch(run, how, progress)
-    evaluate(run, device=device, progress=progress)
-    draw(run)
+    with _threads(threads):
+        if not run.finished:
+            _launch(run, fabric, threads, progress)
+        draw(run)
+        evaluate(run, device="cuda" if fabric.device.type == "cuda" else "cpu", progress=progress)
     return run
 
 
-def _launch(run: Run, how: dict[str, Any], progress: bool) -> str:
-    """Trains in this process, or in one process a device; returns the device to evaluate on."""
-    import warnings
-
+def _fabric(recipe: Recipe, how: dict[str, Any]) -> Fabric:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from lightning_fabric import Fabric
+        from lightning_fabric.strategies.ddp import DDPStrategy
 
+    # Where players step in turn, each step leaves the others' parameters without a gradient.
+    in_turn = any(len(phase.players) > 1 for phase in recipe.train)
     several = how["devices"] > 1
-    strategy = "ddp_spawn" if several else "auto"
+    strategy = DDPStrategy(start_method="spawn", find_unused_parameters=in_turn) if several else "auto"
+    where = {key: how[key] for key in ("accelerator", "devices", "precision")}
     try:
-        fabric = Fabric(
-            accelerator=how["accelerator"], strategy=strategy, devices=how["devices"], precision=how["precision"]
-        )
+        return Fabric(strategy=strategy, **where)
     except Exception as error:
         raise TrainingError(f"{how['devices']} device(s) of '{how['accelerator']}' cannot be had: {error}") from error
-    plugins = list(registry.plugins())
-    fabric.launch(_work, str(run.path), how["threads"], progress, plugins)
-    return "cuda" if str(fabric.device).startswith("cuda") else "cpu"
 
 
-def _work(fabric: Any, path: str, threads: int, progress: bool, plugins: list[str]) -> None:
+def _launch(run: Run, fabric: Fabric, threads: int, progress: bool) -> None:
+    """Trains in this process, or in one process a device."""
+    # An error of a process of its own comes back as a value: raised there, all but its text would be lost.
+    launch: Callable[..., ComposeError | None] = fabric.launch
+    error = launch(_work, str(run.path), threads, progress, list(registry.plugins()))
+    if error is not None:
+        raise error
+
+
+def _work(fabric: Fabric, path: str, threads: int, progress: bool, plugins: list[str]) -> ComposeError | None:
     """The training of one process."""
     from compose.run.loop import Loop
 
-    torch.set_num_threads(threads)
-    for file in plugins:
-        registry.load_plugin(file)
-    Loop(Run(path), fabric, progress and fabric.is_global_zero).run_phases()
+    try:
+        with _threads(threads):
+            for file in plugins:
+                registry.load_plugin(file)
+            Loop(Run(path), fabric, progress and fabric.is_global_zero).run_phases()
+    except ComposeError as error:
+        return error
+    return None
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Computes with so many threads, then as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _splits_evenly(recipe: Recipe, devices: int) -> None:
+    if devices < 1:
+        raise TrainingError(f"{devices} devices were asked for; wanted 1 at least.")
     for i, phase in enumerate(recipe.train):
         if phase.batch_size % devices:
             raise TrainingError(

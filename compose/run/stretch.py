@@ -1,0 +1,249 @@
+"""One phase at work: steps, looks at the validation set, checkpoints."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from compose.core import random
+from compose.core.errors import TrainingError
+from compose.core.model import ModelDensity
+from compose.core.objective import Loss
+from compose.core.terms import rates_and_distortion
+from compose.recipe.recipe import Phase
+from compose.run import state
+from compose.run.batches import Batches
+from compose.run.diagnosis import diagnosis
+from compose.run.evaluate import negative_elbo
+from compose.run.log import Log
+from compose.run.player import Actor, part
+from compose.run.progress import Display
+from compose.run.skips import IN_A_ROW
+
+if TYPE_CHECKING:
+    from compose.run.loop import Loop
+
+CHECKPOINT_SECONDS = 60.0
+LOG_STEPS = 50
+LOOKS = 10
+
+
+class Stretch:
+    """One phase at work.
+
+    Args:
+        loop: The training it belongs to.
+        index: Which phase.
+        view: What shows progress.
+        log: What keeps metrics.
+    """
+
+    def __init__(self, loop: Loop, index: int, view: Display, log: Log) -> None:
+        self.loop, self.index, self.view, self.log = loop, index, view, log
+        self.at, self.fabric, self.seed = loop.at, loop.fabric, loop.recipe.seed
+        self.model: ModelDensity = loop.model
+        self.phase: Phase = loop.recipe.train[index]
+        self.shard = (self.fabric.global_rank, self.fabric.world_size)
+        self.batches = Batches(loop.source, self.phase.batch_size, self.seed, index, self.shard)
+        # One file a phase: a training killed early in the next one still finds the best weights of this one.
+        self.best = loop.run.path / f"best-{index}.safetensors"
+        skipped = self.at["skipped"] or [0] * len(self.phase.players)
+        players = zip(self.phase.players, skipped, strict=True)
+        self.actors = [Actor(player, loop.recipe, self.model, count) for player, count in players]
+        self.every = self._validation_interval()
+        self.log_every = max(1, min(LOG_STEPS, self.every))
+
+    def go(self) -> None:
+        """Trains to the end of the budget and leaves the best weights in the model."""
+        self._begin()
+        wrapped = self.fabric.setup_module(self.model, move_to_device=False)
+        saved = time.monotonic()
+        with random.shard(*self.shard):
+            while self._done() < 1:
+                began = time.monotonic()
+                self._step(wrapped)
+                self._tick(time.monotonic() - began)
+                due = self._due()
+                if due:
+                    self._validate()
+                if due or time.monotonic() - saved > CHECKPOINT_SECONDS:
+                    self._save()
+                    saved = time.monotonic()
+        self._finish()
+
+    def _begin(self) -> None:
+        """Restores a checkpoint of this phase, or fits what is fitted and starts afresh."""
+        if self.at["step"]:
+            state.restore(self.loop.last, self._modules(), self._optimizers())
+        else:
+            self._fit()
+            for actor in self.actors:
+                actor.restart_average(self.model)
+        self._freeze(self.actors)
+        of = f" {self.index + 1} of {len(self.loop.recipe.train)}" if len(self.loop.recipe.train) > 1 else ""
+        self.view.phase(f"training{of}")
+
+    def _fit(self) -> None:
+        """Fits what is fitted; of what an earlier phase trained, or left as it was, nothing is set anew."""
+        kept = [value.detach().clone() for value in self.model.parameters()] if self.index else []
+        # Every process fits the same numbers: the whole set, and the same noise.
+        with random.region(self.seed, "fit noise", self.index), torch.no_grad():
+            self.model.fit_parts(self.batches.all)
+            for value, before in zip(self.model.parameters(), kept, strict=False):
+                value.copy_(before)
+
+    def _freeze(self, actors: list[Actor]) -> None:
+        """Leaves gradients and training mode to what these players train."""
+        trained = {id(value) for actor in actors for value in actor.parameters}
+        for value in self.model.parameters():
+            value.requires_grad_(id(value) in trained)
+        self.model.eval()
+        for actor in actors:
+            for path in actor.player.trains:
+                part(self.model, path).train()
+
+    def _step(self, wrapped: Any) -> None:
+        step = self.at["step"]
+        x, c = self.batches.at(step)
+        for j, actor in enumerate(self.actors):
+            self._turn(j, step)
+            rate = actor.set_rate(step, self._done())
+            loss = actor.loss(wrapped, x, c, step)
+            self.fabric.backward(loss.value)
+            actor.step(step, self._shared(loss.value.detach()))
+            if actor.average is not None:
+                actor.average.update_parameters(self.model)
+            if (step + 1) % self.log_every == 0 or step == 0:
+                self._report(j, loss, rate)
+        self._stop_if_hopeless()
+
+    def _turn(self, player: int, step: int) -> None:
+        """Makes it a player's turn: its parts, where there are others, and its noise."""
+        if len(self.actors) > 1:
+            self._freeze([self.actors[player]])
+        random.reseed(self.seed, "model noise", self.index, player, step)
+
+    def _shared(self, value: Tensor) -> Tensor:
+        """The mean of a number over all devices."""
+        return self.fabric.all_reduce(value.clone(), reduce_op="mean") if self.shard[1] > 1 else value
+
+    def _tick(self, seconds: float) -> None:
+        self.at["step"] += 1
+        if self.phase.seconds is not None and self.shard[1] > 1:
+            # Clocks differ; a budget that ended for one device alone would leave the others waiting for it.
+            seconds = float(self._shared(torch.tensor(seconds, device=self.fabric.device)))
+        self.at["seconds"] += seconds
+
+    def _report(self, player: int, loss: Loss, rate: float) -> None:
+        """Reads the device once: the loss and its views, and how many steps were skipped."""
+        parts = {name: value.detach().mean() for name, value in rates_and_distortion(loss.ledger.terms).items()}
+        read = self._shared(torch.stack([loss.value.detach(), *parts.values()])).tolist()
+        values = dict(zip(["loss", *parts], read, strict=True))
+        self.actors[player].skips.read()
+        others = {"player": player} if len(self.actors) > 1 else {}
+        others |= {"lr": rate, "skipped": self.actors[player].skips.total, "seconds": self.at["seconds"]}
+        self.log.write(self.index, self.at["step"] + 1, **others, **values)
+        self.view.update(self._done(), values)
+
+    def _stop_if_hopeless(self) -> None:
+        """Ends the training where ten steps in a row were not finite."""
+        for j, actor in enumerate(self.actors):
+            if actor.skips.fatal is not None:
+                raise TrainingError(self._last_words(j, actor.skips.fatal))
+
+    def _last_words(self, player: int, step: int) -> str:
+        """Why the training stops at a step that was the tenth in a row to be skipped."""
+
+        def again() -> Loss:
+            self._turn(player, step)
+            return self.actors[player].loss(self.model, *self.batches.at(step), step)
+
+        last = self.loop.last
+        at = f"of step {state.counters(last)['step']} is {last}" if last.is_file() else "was never written"
+        return (
+            f"{IN_A_ROW} steps in a row, up to step {step + 1} of phase {self.index}, were not finite: "
+            f"{diagnosis(self.loop.recipe, self.model, again)}. The last good checkpoint {at}. "
+            f"Try a lower train.{self.index}.optimizer.lr, or train.{self.index}.clip=1.0."
+        )
+
+    def _validate(self) -> None:
+        """Scores the validation set; keeps the weights if they are the best so far."""
+        scored = self._scored_model()
+        modes = {module: module.training for module in scored.modules()}
+        scored.eval()
+        cost = negative_elbo(scored, self.loop.source.validation, self.loop.recipe.evaluate.seed)
+        for module, mode in modes.items():
+            module.training = mode
+        best = self.at["best"]
+        if math.isfinite(cost) and (best is None or cost < best["-ELBO"]):
+            self.at["best"] = {"-ELBO": cost, "step": self.at["step"]}
+            if self.loop.first:
+                state.save_model(self.best, scored)
+        self.at["seen"] = self.at["step"]
+        self.log.write(self.index, self.at["step"], **{"validation -ELBO": cost})
+        self.view.note(f"step {self.at['step']:>6}   validation -ELBO {cost:.2f} nats")
+
+    def _scored_model(self) -> ModelDensity:
+        """The averaged weights where a player keeps them, else the trained ones."""
+        for actor in self.actors:
+            if actor.average is not None:
+                averaged = actor.average.module
+                assert isinstance(averaged, ModelDensity)
+                return averaged
+        return self.model
+
+    def _finish(self) -> None:
+        """Ends the phase on its best weights."""
+        if self.at["seen"] != self.at["step"]:
+            self._validate()
+        self._save()
+        self.fabric.barrier()
+        if self.at["best"] is None:
+            raise TrainingError(f"no validation of phase {self.index} was finite, so there are no weights to keep.")
+        state.load_model(self.best, self.model)
+        self.view.update(1.0, {})
+
+    def _save(self) -> None:
+        """Writes a checkpoint, unless the last step was not finite."""
+        for actor in self.actors:
+            actor.skips.read()
+        self._stop_if_hopeless()
+        self.at["skipped"] = [actor.skips.total for actor in self.actors]
+        if self.loop.first and not any(actor.skips.streak for actor in self.actors):
+            state.save(self.loop.last, self._modules(), self._optimizers(), self.at)
+
+    def _modules(self) -> dict[str, Any]:
+        averages = {f"average{j}": actor.average for j, actor in enumerate(self.actors) if actor.average is not None}
+        return {"model": self.model, **averages}
+
+    def _optimizers(self) -> dict[str, Any]:
+        return {f"optimizer{j}": actor.optimizer for j, actor in enumerate(self.actors)}
+
+    def _done(self) -> float:
+        """The share of the budget that is spent."""
+        if self.phase.seconds is not None:
+            return self.at["seconds"] / self.phase.seconds
+        return self.at["step"] / self._steps()
+
+    def _steps(self) -> int:
+        if self.phase.steps is not None:
+            return self.phase.steps
+        assert self.phase.epochs is not None, "a phase without a budget passed the check"
+        return max(1, math.ceil(self.phase.epochs * len(self.loop.source.train) / self.phase.batch_size))
+
+    def _validation_interval(self) -> int:
+        if self.phase.validate_every is not None:
+            return self.phase.validate_every
+        return 1 << 62 if self.phase.seconds is not None else max(1, math.ceil(self._steps() / LOOKS))
+
+    def _due(self) -> bool:
+        """Whether a look at the validation set is due: by steps, or ten times over a budget in seconds."""
+        if self.phase.seconds is None or self.phase.validate_every is not None:
+            return self.at["step"] % self.every == 0
+        looks = int(self._done() * LOOKS)
+        due, self.at["looks"] = looks > self.at["looks"], max(looks, self.at["looks"])
+        return due
