@@ -229,7 +229,7 @@ class DataPart(Part):
         Raises:
             DataError: a file is missing or broken.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{self.__class__.__name__} must declare its spaces")
 
     def load(self) -> Any:
         """Reads everything: a ``compose.data.source.Source``.
@@ -237,7 +237,7 @@ class DataPart(Part):
         Raises:
             DataError: a file is missing, truncated or holds values out of range.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{self.__class__.__name__} must say how it is read")
 
 
 def as_real(space: Space, one_hot: bool = True) -> Real:

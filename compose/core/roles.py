@@ -211,11 +211,11 @@ class StagePart(Part):
 
     def above(self, below: Space) -> Space:
         """The space it gives; a best guess where it does not fit on ``below``."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{self.__class__.__name__} must declare the space it gives")
 
     def terms(self) -> dict[str, str]:
         """The terms it adds, in order, and the relative key path of the part that each comes from ('' for itself)."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{self.__class__.__name__} must declare its terms")
 
 
 class ByLabel(Density):
