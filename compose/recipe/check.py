@@ -22,7 +22,7 @@ from compose.core.spaces import Codes, Real, Space
 from compose.recipe.read import read_tree
 from compose.recipe.recipe import Phase, Recipe
 from compose.recipe.text import MAX_FAULTS
-from compose.recipe.tree import KeyPath, Tree, clipped, dotted
+from compose.recipe.tree import MAX_DEPTH, KeyPath, Tree, clipped, dotted
 from compose.recipe.validate import WORLDS, Form, read_form, within
 
 _SHAPE = (1, 28, 28)
@@ -165,7 +165,8 @@ def _findings(form: Form, world: int) -> list[_Finding]:
     found = [*_misfits(form, model_slot(space, labels)), *_training(form, space, labels)]
     if trouble and not any(path[:1] == ("data",) for path in form.faults):
         found.append(_Finding(("data",), trouble))
-    return [each for each in found if form.judged(each.at)]
+    first = {each.at: each for each in reversed(found) if form.judged(each.at)}
+    return [first[at] for at in reversed(first)]
 
 
 def _misfits(form: Form, slot: Slot) -> Iterator[_Finding]:
@@ -194,7 +195,7 @@ def _training(form: Form, space: Space, labels: Codes | None) -> Iterator[_Findi
         for j, player in enumerate(phase.players):
             at: KeyPath = ("train", i, "players", j)
             for k, path in enumerate(player.trains):
-                if path not in parts and not within(form.written(_steps(path)), form.guessed):
+                if path not in parts and not _in_guess(form, path):
                     message = f"there is no part at {clipped(path)} to train."
                     yield _Finding(form.written((*at, "trains", k)), message, partial(_known, parts))
             for k, term in enumerate(player.objectives if ("model",) not in form.guessed else ()):
@@ -204,28 +205,33 @@ def _training(form: Form, space: Space, labels: Codes | None) -> Iterator[_Findi
         yield from _claims(form, phase, ("train", i, "players"), parts)
 
 
+def _in_guess(form: Form, path: str) -> bool:
+    """Whether a part of the model may stand at ``path`` for all that can be told."""
+    return path.startswith("model") and within(form.written(_steps(path)[:MAX_DEPTH]), form.guessed)
+
+
 def _known(parts: set[str]) -> str:
     return f"There is: {', '.join(sorted(parts)[:12])}."
 
 
 def _claims(form: Form, phase: Phase, base: KeyPath, parts: set[str]) -> Iterator[_Finding]:
     """Parts that belong to two players of one phase."""
-    whole: dict[str, int] = {}  # parts claimed, with all below them
-    above: dict[str, int] = {}  # parts of which something is claimed
+    whole: dict[str, tuple[int, str]] = {}  # what is trained with all below it, by which player
+    above: dict[str, tuple[int, str]] = {}  # what holds something that is trained, by which player and what
     for j, player in enumerate(phase.players):
         for k, path in enumerate(player.trains):
             at = form.written((*base, j, "trains", k))
             if path not in parts or not form.judged(at):
                 continue
             owners = [path[:end] for end in range(1, len(path) + 1) if path[end : end + 1] in (".", "")]
-            rivals = [whole.get(owner, j) for owner in owners] + [above.get(path, j)]
-            rival = next((rival for rival in rivals if rival != j), None)
-            if rival is not None:
-                message = f"players {rival} and {j} both train '{path}'."
+            claims = [whole[owner] for owner in owners if owner in whole] + [above.get(path, (j, path))]
+            rival, other = next((claim for claim in claims if claim[0] != j), (j, path))
+            if rival != j:
+                message = f"players {rival} and {j} both train '{max(path, other, key=len)}'."
                 yield _Finding(at, message, lambda: "Give each part to one player.")
-                continue
-            whole[path] = j
-            above.update((owner, j) for owner in owners)
+            for owner in owners:
+                above.setdefault(owner, (j, path))
+            whole.setdefault(path, (j, path))
 
 
 def _steps(key: str) -> KeyPath:

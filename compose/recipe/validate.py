@@ -152,14 +152,13 @@ class _Reader:
             self.guessed.add(at)
             value = {}
         given = self.given(kind, value, at)
-        if kind is Phase and "players" not in given:
-            given = self.one_player(given, at)
+        if kind is Phase:
+            given = self.players(given, at)
         return self.filled(kind, given, at)
 
     def given(self, kind: type[Declared], value: dict[str, Any], at: KeyPath) -> dict[str, tuple[Any, KeyPath]]:
         """What a mapping gives for each field of a record, with the key path it is written at."""
-        # A phase that lists its players holds no player's keys itself.
-        known = [*(() if "players" in value else kind.shorthand), *kind.model_fields]
+        known = [*kind.shorthand, *kind.model_fields]
         found = {key: (inner, (*at, key)) for key, inner in value.items() if key in known}
         for key in value:
             if key in known or (key == "type" and issubclass(kind, Part) and value[key] == kind.type):
@@ -173,9 +172,13 @@ class _Reader:
                 self.spelled[(*at, name)] = (*at, key)
         return found
 
-    def one_player(self, given: dict[str, tuple[Any, KeyPath]], at: KeyPath) -> dict[str, tuple[Any, KeyPath]]:
+    def players(self, given: dict[str, tuple[Any, KeyPath]], at: KeyPath) -> dict[str, tuple[Any, KeyPath]]:
         """Moves the keys of its one player, which a phase may hold itself, into that player."""
         own = {key: given.pop(key) for key in Phase.shorthand if key in given}
+        if "players" in given:
+            for key, (_, path) in own.items():
+                self.fault(path, f"'{key}' stands beside 'players'.", "It belongs to one of the players.")
+            return given
         self.spelled[(*at, "players", 0)] = self.spelled[(*at, "objectives", 0)] = at
         term = self.filled(Term, {"objective": own.pop("objective", ("elbo", at))}, at)
         player = self.filled(Player, {**own, "objectives": ([term], at)}, at)
@@ -336,5 +339,5 @@ def _said(detail: ErrorDetails) -> tuple[str, str]:
 
 def _near(word: Any, known: Iterable[str]) -> str:
     """The name that a word comes close to; empty where there is none."""
-    near = difflib.get_close_matches(word, known, 1) if isinstance(word, str) else []
+    near = difflib.get_close_matches(word, known, 1, cutoff=0.7) if isinstance(word, str) else []
     return near[0] if near else ""
