@@ -143,5 +143,5 @@ def _within(path: str, owner: str) -> bool:
 
 
 def first_line(declaration: type) -> str:
-    """What a part is, in the first line of its docstring."""
-    return (declaration.__doc__ or "").strip().partition("\n")[0]
+    """What a part is, in the first line of its docstring, without its markup."""
+    return (declaration.__doc__ or "").strip().partition("\n")[0].replace("``", "")

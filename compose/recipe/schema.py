@@ -7,10 +7,11 @@ change, so nothing in them is required, while its lists replace. Every definitio
 from __future__ import annotations
 
 import copy
+import json
 import re
 import warnings
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic.json_schema import GenerateJsonSchema, PydanticJsonSchemaWarning
 
@@ -21,6 +22,7 @@ from compose.recipe.recipe import Evaluation, Optimizer, Phase, Player, Recipe, 
 Schema = dict[str, Any]
 
 _BUDGETS = ("steps", "epochs", "seconds")
+_LIMITS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
 
 
 def schema() -> Schema:
@@ -184,3 +186,49 @@ def _variant(partial: dict[str, Schema]) -> Schema:
         },
         "additionalProperties": False,
     }
+
+
+class Option(NamedTuple):
+    """One option of a declaration, in words.
+
+    Args:
+        key: Its key in recipes.
+        wanted: What it may hold.
+        default: Its default, as a recipe would write it; ``required`` where it has none.
+        meaning: What it does.
+    """
+
+    key: str
+    wanted: str
+    default: str
+    meaning: str
+
+
+def options(declaration: type[Declared]) -> list[Option]:
+    """The options of a declaration, in the order they are declared."""
+    own = _of(declaration)
+    return [
+        Option(
+            key,
+            _wanted(found),
+            json.dumps(found["default"]).strip('"') if "default" in found else "required",
+            found.get("description", ""),
+        )
+        for key, found in own["properties"].items()
+    ]
+
+
+def _wanted(found: Schema) -> str:
+    """What a schema takes, in words."""
+    if "$ref" in found:
+        return f"a {found['$ref'].rpartition('/')[2]}"
+    if "anyOf" in found:
+        return " or ".join(_wanted(each) for each in found["anyOf"])
+    if "enum" in found:
+        return ", ".join(found["enum"])
+    if found.get("type") == "array":
+        return f"a list, each {_wanted(found['items'])}"
+    words = {"integer": "a whole number", "number": "a number", "boolean": "true or false", "string": "a text"}
+    kind: str = found.get("type") or "anything"
+    limits = [f"{sign} {found[key]}" for key, sign in _LIMITS.items() if key in found]
+    return " ".join([words.get(kind, kind), " and ".join(limits)]).strip()

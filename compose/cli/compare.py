@@ -1,0 +1,126 @@
+"""The command that sets two runs or recipes side by side."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from compose.cli.options import Plugins, show, table
+
+if TYPE_CHECKING:
+    from compose.recipe.recipe import Recipe
+    from compose.run.directory import Run
+
+#: Entries of a protocol that say how a score was estimated, not of what: -ELBO compares across them, NLL does not.
+ESTIMATE = ("kind", "mode", "K", "evaluation seed")
+
+Either = Annotated[str, typer.Argument(help="A run directory, a recipe file, or the name of a shipped recipe.")]
+
+
+def diff(a: Either, b: Either, plugin: Plugins = None) -> None:
+    """Set two runs or recipes side by side: recipe, protocol, ledger.
+
+    Ledgers stand side by side only where the data, the split and the conditioning are the same; else the entries that
+    differ are named, and nothing is ranked.
+
+    \b
+    Examples:
+      compose diff vae vae_flow_prior
+      compose diff runs/vae runs/vae_flow_prior
+    """
+    first, second = _run(a), _run(b)
+    recipes = [_recipe(name, run) for name, run in ((a, first), (b, second))]
+    rows = list(changes(*recipes))
+    show(table(["recipe", a, b], rows) if rows else "The recipes are the same.")
+    scores = [
+        run.scores() if run is not None and (run.path / "scores.json").is_file() else None for run in (first, second)
+    ]
+    for name, found in zip((a, b), scores, strict=True):
+        if found is None:
+            show("", f"{name} has no scores: only recipes are compared.")
+            return
+    assert first is not None and second is not None and scores[0] is not None and scores[1] is not None
+    for split in [split for split in scores[0]["splits"] if split in scores[1]["splits"]]:
+        _ledger(split, (a, b), (scores[0]["splits"][split], scores[1]["splits"][split]), (first, second))
+
+
+def changes(a: Recipe, b: Recipe) -> Iterator[tuple[str, str, str]]:
+    """The key paths at which two recipes differ, defaults written out, with both values."""
+    from compose.recipe.write import plain
+
+    left, right = (dict(_leaves(plain(recipe, full=True))) for recipe in (a, b))
+    for key in dict.fromkeys((*left, *right)):
+        if left.get(key) != right.get(key):
+            yield key, left.get(key, ""), right.get(key, "")
+
+
+def protocol_changes(a: dict[str, Any], b: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """The entries in which two protocols differ."""
+    return [
+        (key, str(a.get(key, "")), str(b.get(key, ""))) for key in dict.fromkeys((*a, *b)) if a.get(key) != b.get(key)
+    ]
+
+
+def _ledger(
+    split: str, names: tuple[str, str], scores: tuple[dict[str, Any], dict[str, Any]], runs: tuple[Run, Run]
+) -> None:
+    """The two ledgers of a split, where they may be compared."""
+    differ = protocol_changes(scores[0]["protocol"], scores[1]["protocol"])
+    show("", table([f"protocol, {split}", *names], differ) if differ else f"{split}: the protocols are the same.")
+    if any(key not in ESTIMATE for key, _, _ in differ):
+        show("These are scores of different things, so they are not set side by side.")
+        return
+    lines = [("-ELBO", *(f"{each['-ELBO']:.2f}" for each in scores), _gap(split, "-ELBO", runs))]
+    if all(each["NLL"] is not None for each in scores) and not differ:
+        lines.append(
+            (f"NLL(K = {scores[0]['K']})", *(f"{each['NLL']:.2f}" for each in scores), _gap(split, "NLL", runs))
+        )
+    lines.append(("bits/dim of -ELBO", *(f"{each['bits_per_dim']:.4f}" for each in scores), ""))
+    for kind in ("views", "terms"):
+        for key in dict.fromkeys(key for each in scores for key in each[kind]):
+            lines.append(
+                (f"  {key}" if kind == "terms" else key, *(_number(each[kind].get(key)) for each in scores), "")
+            )
+    show(table([f"nats, {split}", *names, "second - first, 95 %"], lines, right=names))
+    if differ:
+        show("NLL is left out: it was not estimated alike.")
+
+
+def _gap(split: str, name: str, runs: tuple[Run, Run]) -> str:
+    """The mean difference over examples with its 95 % interval, paired by example."""
+    from safetensors.torch import load_file
+
+    values = [load_file(run.path / "scores.safetensors")[f"{split}/{name}"].double() for run in runs]
+    gap = values[1] - values[0]
+    return f"{float(gap.mean()):+.2f} ± {1.96 * float(gap.std()) / len(gap) ** 0.5:.2f}"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
+
+
+def _run(name: str) -> Run | None:
+    from compose.run.directory import Run
+
+    return Run(name) if Path(name).is_dir() else None
+
+
+def _recipe(name: str, run: Run | None) -> Recipe:
+    from compose.recipe.check import load_recipe
+
+    return load_recipe(name) if run is None else run.recipe
+
+
+def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """Every plain value by its key path; a list of plain values counts as one."""
+    below = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    if isinstance(value, list) and not any(isinstance(item, (dict, list)) for item in value):
+        below = ()
+    if not below:
+        yield path, value if isinstance(value, str) else json.dumps(value)
+    for key, inner in below:
+        yield from _leaves(inner, f"{path}.{key}" if path else str(key))

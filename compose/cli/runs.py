@@ -1,0 +1,152 @@
+"""Commands about runs: train, evaluate, sample, show."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from compose.cli.options import Overrides, Plugins, RunRef, show
+
+if TYPE_CHECKING:
+    from compose.run.directory import Run
+
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Draw no progress.")]
+
+
+def train(
+    recipe: Annotated[
+        str | None, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of a shipped recipe.")
+    ] = None,
+    overrides: Overrides = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="The run; runs/NAME by default.")] = None,
+    devices: Annotated[int, typer.Option("--devices", metavar="N", help="Devices that share each batch.")] = 1,
+    accelerator: Annotated[str, typer.Option("--accelerator", help="cpu, gpu or auto.")] = "auto",
+    precision: Annotated[str, typer.Option("--precision", help="32-true, bf16-mixed, 64-true.")] = "32-true",
+    threads: Annotated[int | None, typer.Option("--threads", help="Threads of a process on the CPU.")] = None,
+    resume: Annotated[
+        Path | None, typer.Option("--resume", metavar="RUN", help="Go on with a run that was stopped.")
+    ] = None,
+    quiet: Quiet = False,
+    plugin: Plugins = None,
+) -> None:
+    """Train a recipe, score it, draw its pictures.
+
+    The run directory holds the resolved recipe, versions, seeds and digests, the metrics, the weights, the scores and
+    the pictures.
+
+    \b
+    Examples:
+      compose train vae_flow_prior
+      compose train vae_flow_prior model.prior.layers=8 seed=1 --out runs/deeper
+      compose train mine.yaml --devices 2 --accelerator cpu
+      compose train --resume runs/vae_flow_prior
+    """
+    if (recipe is None) == (resume is None):
+        raise typer.BadParameter("wanted either a RECIPE or --resume RUN.")
+    if resume is not None:
+        from compose.run.train import resume as go_on
+
+        _report(go_on(resume, progress=not quiet))
+        return
+    from compose.run.train import train as run_recipe
+
+    assert recipe is not None
+    run = run_recipe(
+        recipe,
+        out,
+        overrides=overrides or (),
+        devices=devices,
+        accelerator=accelerator,
+        precision=precision,
+        threads=threads,
+        progress=not quiet,
+    )
+    _report(run)
+
+
+def evaluate(
+    run: RunRef,
+    samples: Annotated[int | None, typer.Option("--samples", metavar="K", help="K of NLL(K); the recipe's.")] = None,
+    split: Annotated[
+        list[str] | None, typer.Option("--split", help="train, validation or test; may be repeated.")
+    ] = None,
+    device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
+    quiet: Quiet = False,
+    plugin: Plugins = None,
+) -> None:
+    """Score a run on every example and print its ledger.
+
+    \b
+    Examples:
+      compose evaluate runs/vae_flow_prior
+      compose evaluate runs/vae_flow_prior --samples 500
+    """
+    from compose.run.evaluate import evaluate as score
+    from compose.run.ledger import render
+
+    splits = tuple(split) if split else ("validation", "test")
+    show(render(score(run, samples, splits, device, progress=not quiet)))
+
+
+def sample(
+    run: RunRef,
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The picture, a png.")],
+    n: Annotated[int, typer.Option("-n", min=1, help="How many.")] = 64,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the draws.")] = 0,
+    label: Annotated[int | None, typer.Option("--label", help="The class to draw.")] = None,
+    plugin: Plugins = None,
+) -> None:
+    """Draw samples of a run into a picture.
+
+    \b
+    Examples:
+      compose sample runs/vae_flow_prior -n 64 --out samples.png
+      compose sample runs/by_class -n 16 --label 3 --out threes.png
+    """
+    from compose.core.errors import ComposeError
+    from compose.run.directory import Run
+    from compose.run.figures import save_grid
+    from compose.run.sample import sample as draw
+
+    if out.suffix != ".png":
+        raise ComposeError(f"{out} does not end in .png; pictures are png files.")
+    model = Run(run).model()
+    show(f"wrote {save_grid(draw(model, n, seed, label), model.space, out)}")
+
+
+def show_run(
+    run: RunRef,
+    plugin: Plugins = None,
+) -> None:
+    """Print the ledger, the curve and the pictures of a run.
+
+    \b
+    Examples:
+      compose show runs/vae_flow_prior
+    """
+    from compose.run.directory import Run
+
+    _report(Run(run))
+
+
+def _report(run: Run) -> None:
+    from compose.run.ledger import render
+
+    show(render(run.scores()), "")
+    curve = validation_curve(run.metrics())
+    if curve:
+        show(f"validation -ELBO over the training  {curve}", "")
+    show(*(f"{picture}" for picture in sorted(run.figures.glob("*.png"))))
+
+
+def validation_curve(metrics: list[dict[str, float]], width: int = 40) -> str:
+    """The validation's values as a line of blocks, with the first, the best and the last in nats; empty without any."""
+    values = [line["validation -ELBO"] for line in metrics if "validation -ELBO" in line]
+    if not values:
+        return ""
+    shown = values[:: max(1, len(values) // width)]
+    low, high = min(shown), max(shown)
+    blocks = "".join("▁▂▃▄▅▆▇█"[round(7 * (value - low) / ((high - low) or 1))] for value in shown)
+    return f"{blocks}  first {values[0]:.2f}, best {min(values):.2f}, last {values[-1]:.2f}"
