@@ -31,7 +31,7 @@ def diagnosis(recipe: Recipe, model: nn.Module, loss: Callable[[], Loss]) -> str
     if not said:
         gradients = _modules(_gradients(model, found.value))
         said = [f"the gradient of {', '.join(gradients)}"] if gradients else []
-    return " and ".join(said) or "the gradient, though not when it was computed once more"
+    return " and ".join(said) or "the loss or its gradient, though not when it was computed once more"
 
 
 def _gradients(model: nn.Module, loss: Tensor) -> Mapping[str, Tensor]:

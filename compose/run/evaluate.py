@@ -11,21 +11,20 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from compose.core import random
-from compose.core.errors import KindError
+from compose.core.errors import KindError, RunError
 from compose.core.kinds import Kind
 from compose.core.model import ModelDensity
 from compose.core.terms import bits_per_dim, views
 from compose.data.source import Source, Split
 from compose.run.directory import Run, write_bytes, write_text
-
-if TYPE_CHECKING:
-    from compose.recipe.recipe import Recipe
+from compose.run.health import health
+from compose.run.progress import counting
 
 BLOCK = 100
 Tick = Callable[[int], None]
@@ -120,33 +119,39 @@ def evaluate(
 
     Raises:
         KindError: K > 1 is asked of a model whose kind refuses it.
+        RunError: the run is not finished, K is below 1, or a split has no fixed examples.
     """
-    from compose.run.health import health
+    from safetensors.torch import save
 
     run = run if isinstance(run, Run) else Run(run)
     recipe, model = run.recipe, run.model().to(device)
     source = recipe.data.load().to(device)
+    chosen = {name: _fixed(source, name) for name in splits}
     draws = _draws(model, recipe.evaluate.samples, samples)
-    scores: dict[str, Any] = {"kind": str(model.kind), "promise": model.kind.promise, "splits": {}, "health": []}
-    each: dict[str, Tensor] = {}
-    from compose.run.progress import counting
-
-    with counting("evaluating", sum(len(source.split(name)) for name in splits) * draws, progress) as tick:
-        for name in splits:
-            found = score(model, source.split(name), draws, recipe.evaluate.seed, rows, tick)
-            scores["splits"][name] = _summary(model, source, name, found, recipe)
-            each[f"{name}/-ELBO"] = -found.elbo
-            if found.nll is not None:
-                each[f"{name}/NLL"] = found.nll
-    scores["health"] = health(run, model, source)
-    from safetensors.torch import save
-
-    write_bytes(run.path / "scores.safetensors", save(each))
+    with counting("evaluating", sum(map(len, chosen.values())) * draws, progress) as tick:
+        found = {name: score(model, split, draws, recipe.evaluate.seed, rows, tick) for name, split in chosen.items()}
+    scores = {
+        "kind": str(model.kind),
+        "promise": model.kind.promise,
+        "splits": {name: _summary(model, source, name, each, recipe.evaluate.seed) for name, each in found.items()},
+        "health": health(run, model, source),
+    }
+    columns = {f"{name}/-ELBO": -each.elbo for name, each in found.items()}
+    columns |= {f"{name}/NLL": each.nll for name, each in found.items() if each.nll is not None}
+    write_bytes(run.path / "scores.safetensors", save(columns))
     write_text(run.path / "scores.json", json.dumps(scores, indent=2) + "\n")
     return scores
 
 
+def _fixed(source: Source, name: str) -> Split:
+    if name == "train" and source.grey is not None:
+        raise RunError(f"the train split of binarised {source.name} is drawn afresh at each step, so it has no score.")
+    return source.split(name)
+
+
 def _draws(model: ModelDensity, default: int, asked: int | None) -> int:
+    if asked is not None and asked < 1:
+        raise RunError(f"{asked} draws of each example were asked for; wanted 1 at least.")
     if asked is not None and asked > 1 and not model.kind.importance_weighted:
         raise KindError(
             f"NLL(K = {asked}) averages exp L, and this model's L is only a {model.kind} ({model.kind.promise}); "
@@ -157,32 +162,42 @@ def _draws(model: ModelDensity, default: int, asked: int | None) -> int:
     return asked or (default if model.kind.importance_weighted else min(default, 10))
 
 
-def _summary(model: ModelDensity, source: Source, split: str, found: Scores, recipe: Recipe) -> dict[str, Any]:
-    n, dim = len(found.elbo), source.space.dim
-    cost = float(-found.elbo.mean())
-    groups = views(found.terms)
-    exact = model.kind is Kind.EXACT
-    nll = None if found.nll is None or (found.samples == 1 and not exact) else float(found.nll.mean())
-    best = cost if nll is None else nll
+def _summary(model: ModelDensity, source: Source, split: str, found: Scores, seed: int) -> dict[str, Any]:
+    """What the ledger says of a split; NLL stays blank where one draw of a bound is all there is."""
+    dim = source.space.dim
+    cost, error = _mean(-found.elbo)
+    weighted = found.nll is not None and (found.samples > 1 or model.kind is Kind.EXACT)
+    nll, nll_error = _mean(found.nll) if weighted and found.nll is not None else (None, None)
+    floor = None if source.floor is None else source.floor[split]
     return {
         "-ELBO": cost,
-        "standard_error": float(found.elbo.std() / math.sqrt(n)),
+        "standard_error": error,
         "NLL": nll,
-        "NLL_standard_error": None if found.nll is None else float(found.nll.std() / math.sqrt(n)),
+        "NLL_standard_error": nll_error,
         "K": found.samples,
-        "examples": n,
+        "examples": len(found.elbo),
         "bits_per_dim": bits_per_dim(cost, dim),
         "NLL_bits_per_dim": None if nll is None else bits_per_dim(nll, dim),
         "terms": found.terms,
-        "views": {view: -sum(found.terms[name] for name in names) for view, names in groups.items()},
-        "floor": None if source.floor is None else source.floor[split],
-        "reducible": None if source.floor is None else best - source.floor[split],
-        "protocol": {
-            **source.protocol(split),
-            "conditioning": "none" if source.condition is None else f"class label of {source.condition.size}",
-            "kind": str(model.kind),
-            "mode": "path",
-            "K": found.samples,
-            "evaluation seed": recipe.evaluate.seed,
-        },
+        "views": {view: -sum(found.terms[name] for name in names) for view, names in views(found.terms).items()},
+        "floor": floor,
+        "reducible": None if floor is None else (cost if nll is None else nll) - floor,
+        "protocol": _protocol(model, source, split, found.samples, seed),
     }
+
+
+def _protocol(model: ModelDensity, source: Source, split: str, samples: int, seed: int) -> dict[str, Any]:
+    """All that a score has to say about itself; scores are comparable where these are equal."""
+    return {
+        **source.protocol(split),
+        "conditioning": "none" if source.condition is None else f"class label of {source.condition.size}",
+        "kind": str(model.kind),
+        "mode": "path",
+        "K": samples,
+        "evaluation seed": seed,
+    }
+
+
+def _mean(values: Tensor) -> tuple[float, float]:
+    """Mean and its standard error, over examples."""
+    return float(values.mean()), float(values.std() / math.sqrt(len(values)))

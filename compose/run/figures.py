@@ -88,7 +88,7 @@ def curve(run: Run) -> Path:
             axes.plot(steps, values, label=name, marker="o", color="black")
         else:
             axes.plot(steps, values, label=name, linewidth=1)
-    positive = sorted(value for _, values in curves.values() for value in values if 0 < value < math.inf)
+    positive = sorted(value for _, values in curves.values() for value in values if value > 0)
     if positive:
         # The first steps are so much dearer than the last that they would hide everything.
         axes.set_ylim(0, 1.05 * positive[int(0.98 * (len(positive) - 1))])
@@ -107,7 +107,7 @@ def _curves(lines: list[dict[str, Any]]) -> dict[str, tuple[list[int], list[floa
     for line in lines:
         before = sum(end for phase, end in ends.items() if phase < line["phase"])
         player = f" of player {line['player']}" if "player" in line else ""
-        for name in line.keys() - NOT_NATS:
+        for name in (name for name, value in line.items() if name not in NOT_NATS and value is not None):
             steps, values = found.setdefault(name + player, ([], []))
             steps.append(before + line["step"])
             values.append(line[name])

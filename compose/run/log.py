@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 from types import TracebackType
@@ -32,10 +33,11 @@ class Log:
         self._open_board(run.path / "tensorboard", kept)
 
     def write(self, phase: int, step: int, **values: float) -> None:
-        """Adds a line."""
+        """Adds a line; JSON has no word for what is not finite, so that is null."""
         if self.file is None:
             return
-        line = {"phase": phase, "step": step, **values}
+        finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        line = {"phase": phase, "step": step, **finite}
         self.file.write(json.dumps(line) + "\n")
         self.file.flush()
         self.at["lines"] += 1
@@ -53,7 +55,7 @@ class Log:
     def _show(self, line: dict[str, Any]) -> None:
         where = f"phase{line['phase']}" + (f"/player{line['player']}" if "player" in line else "")
         for name, value in line.items():
-            if name not in ("phase", "step", "player"):
+            if name not in ("phase", "step", "player") and value is not None:
                 self.board.add_scalar(f"{where}/{name}", value, line["step"])
 
     def __enter__(self) -> Log:
