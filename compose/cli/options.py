@@ -44,7 +44,7 @@ def show(*renderables: RenderableType) -> None:
     console = Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False, markup=False, emoji=False)
     with console.capture() as captured:
         for each in renderables:
-            console.print(each)
+            console.print(each, soft_wrap=isinstance(each, str))
     # Tables are padded to their width, which would wrap in a narrower window and litter a file.
     typer.echo("\n".join(line.rstrip() for line in captured.get().split("\n")), nl=False)
 

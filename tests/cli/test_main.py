@@ -1,0 +1,102 @@
+"""The command line as a whole: help, errors, exit codes, and how quick a check is."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from time import perf_counter
+
+import pytest
+
+from compose.cli import app, new
+
+COMMANDS = ["check", "fits", "parts", "equation", "schema", "recipes", "train", "evaluate", "sample", "show", "diff"]
+HEAVY = ["sklearn", "lightning_fabric", "matplotlib", "pyro", "tensorboard", "safetensors", "PIL"]
+
+
+def test_every_command_is_tried_below():
+    names = [command.name or getattr(command.callback, "__name__", "") for command in app.registered_commands]
+    assert sorted(names) == sorted(COMMANDS)
+    assert [command.name for command in new.registered_commands] == ["part"]
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, "new part"])
+def test_every_command_has_help_with_examples(compose, command: str):
+    done = compose(*command.split(), "--help")
+    assert done.code == 0
+    assert f"Examples:\n    compose {command}" in done.out
+
+
+def test_version_and_help(compose):
+    assert compose("--version").out.startswith("compose")
+    assert all(f"  {command}" in compose("-h").out for command in COMMANDS)
+
+
+@pytest.mark.parametrize("words", [[], ["nonsense"], ["check"], ["check", "vae", "--nonsense"], ["train"], ["new"]])
+def test_wrong_use_exits_with_2(compose, words: list[str]):
+    done = compose(*words)
+    assert done.code == 2
+    assert "Usage" in done.out + done.err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["check", "no/such.yaml"], "There is no file 'no/such.yaml'"),
+        (["check", "vae", "model.prior"], "There is no '='"),
+        (["check", "vae", "--plugin", "nowhere.py"], "There is no plugin file nowhere.py"),
+        (["fits", "vae", "--at", "model.priorr"], "Parts stand at: data, model.stages.0"),
+        (["parts", "florw"], "Did you mean 'flow'?"),
+        (["show", "nowhere"], "is no run"),
+        (["evaluate", "nowhere"], "is no run"),
+        (["sample", "nowhere", "--out", "a.png"], "is no run"),
+        (["diff", "vae", "nowhere"], "There is no file 'nowhere'"),
+        (["train", "vae", "train.0.steps=0"], "the number 0 came, wanted >= 1"),
+        (["train", "--resume", "nowhere"], "is no run"),
+        (["schema", "--out", "/dev/null/schema.json"], "cannot be written"),
+        (["new", "part", "flow"], "already"),
+    ],
+)
+def test_what_a_user_can_mend_is_a_message_on_stderr(compose, words: list[str], message: str):
+    done = compose(*words)
+    assert (done.code, done.out) == (1, "")
+    assert message in done.err
+    assert "Traceback" not in done.err
+
+
+def _run(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False)
+
+
+def test_a_module_is_the_command():
+    done = _run("-m", "compose", "check", "vae", "model.prior=bernoulli")
+    assert done.returncode == 1
+    assert "override 'model.prior=bernoulli' model.prior: 'bernoulli' takes Codes" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_reader_that_leaves_is_no_error():
+    script = f"{sys.executable} -m compose schema | head -c 10"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ('{\n "$schem', "")
+
+
+def test_a_check_imports_nothing_heavy():
+    code = (
+        "import sys; sys.argv = ['compose', 'check', 'vae_flow_prior']\n"
+        "from compose.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as ended: assert not ended.code\n"
+        f"assert 'torch' in sys.modules; print([name for name in {HEAVY} if name in sys.modules], file=sys.stderr)"
+    )
+    assert _run("-c", code).stderr == "[]\n"
+
+
+def test_a_check_takes_hardly_longer_than_importing_torch():
+    def seconds(*words: str) -> float:
+        start = perf_counter()
+        assert _run(*words).returncode == 0
+        return perf_counter() - start
+
+    pairs = [(seconds("-c", "import torch"), seconds("-m", "compose", "check", "vae_flow_prior")) for _ in range(3)]
+    assert min(check for _, check in pairs) <= 1.6 * min(bare for bare, _ in pairs)

@@ -1,0 +1,151 @@
+"""train, evaluate, sample, show, diff: on short runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from compose.cli.compare import changes, protocol_changes
+from compose.cli.runs import validation_curve
+from compose.recipe.check import load_recipe
+
+TINY = ["model.stages.0.dim=4", "train.0.steps=5", "evaluate.samples=2"]
+
+
+def test_train_makes_a_run_and_prints_its_ledger(compose, tmp_path: Path):
+    out = tmp_path / "run"
+    done = compose("train", "vae", *TINY, "--out", out, "--quiet", "--accelerator", "cpu", "--threads", "1")
+    assert done.code == 0, done.err
+    assert (out / "model.safetensors").is_file()
+    scores = json.loads((out / "scores.json").read_text())
+    assert f"{scores['splits']['test']['-ELBO']:.2f}" in done.out
+    assert str(out / "figures" / "samples.png") in done.out
+    assert done.err == ""
+    again = compose("train", "vae", *TINY, "--out", out, "--quiet")
+    assert again.code == 1 and "is not empty" in again.err
+    finished = compose("train", "--resume", out)
+    assert finished.code == 1 and "has finished" in finished.err
+
+
+def test_train_takes_a_recipe_or_a_run_to_resume(compose, tmp_path: Path):
+    assert compose("train", "vae", "--resume", tmp_path).code == 2
+    assert compose("train").code == 2
+
+
+def test_evaluate_scores_anew(compose, runs: dict[str, Path]):
+    done = compose("evaluate", runs["vae"], "--samples", "4", "--quiet")
+    assert done.code == 0, done.err
+    scores = json.loads((runs["vae"] / "scores.json").read_text())
+    assert scores["splits"]["test"]["K"] == 4
+    assert "NLL(K = 4)" in done.out
+    assert compose("evaluate", runs["vae"], "--quiet", "--samples", "3").code == 0
+
+
+def test_sample_writes_a_picture(compose, runs: dict[str, Path], tmp_path: Path):
+    from PIL import Image
+
+    first, again, other = (tmp_path / "deep" / f"{name}.png" for name in ("first", "again", "other"))
+    assert compose("sample", runs["vae"], "-n", "9", "--out", first).out == f"wrote {first}\n"
+    assert compose("sample", runs["vae"], "-n", "9", "--out", again, "--seed", "0").code == 0
+    assert compose("sample", runs["vae"], "-n", "9", "--out", other, "--seed", "1").code == 0
+    assert Image.open(first).size[0] == Image.open(first).size[1]
+    assert first.read_bytes() == again.read_bytes() != other.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [(["--out", "a.jpg"], "does not end in .png"), (["--out", "a.png", "--label", "3"], "unconditional")],
+)
+def test_sample_refuses(compose, runs: dict[str, Path], options: list[str], message: str):
+    done = compose("sample", runs["vae"], *options)
+    assert done.code == 1 and message in done.err
+
+
+def test_show_prints_ledger_curve_and_pictures(compose, runs: dict[str, Path]):
+    run = runs["flow prior"]
+    done = compose("show", run)
+    assert done.code == 0
+    scores = json.loads((run / "scores.json").read_text())["splits"]
+    assert all(f"{scores[split]['-ELBO']:.2f}" in done.out for split in ("validation", "test"))
+    assert "validation -ELBO over the training" in done.out
+    for picture in sorted((run / "figures").glob("*.png")):
+        assert str(picture) in done.out
+
+
+def test_show_before_any_score(compose, runs: dict[str, Path], tmp_path: Path):
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for name in ("recipe.yaml", "run.json"):
+        (bare / name).write_bytes((runs["vae"] / name).read_bytes())
+    done = compose("show", bare)
+    assert done.code == 1 and "compose evaluate" in done.err
+
+
+def test_validation_curve():
+    assert validation_curve([{"step": 1.0}]) == ""
+    falling = [{"validation -ELBO": value} for value in (8.0, 4.0, 1.0, 2.0)]
+    assert validation_curve(falling) == "█▄▁▂  first 8.00, best 1.00, last 2.00"
+    assert validation_curve([{"validation -ELBO": 2.0}]) == "▁  first 2.00, best 2.00, last 2.00"
+    many = [{"validation -ELBO": float(value)} for value in range(1000)]
+    assert len(validation_curve(many).split()[0]) <= 80
+
+
+def test_changes_between_recipes():
+    a = load_recipe("vae", ["model.prior=normal", "model.stages.0.encoder.hidden=[8]"])
+    b = load_recipe(
+        "vae", ["model.prior={type: mixture, components: 7}", "model.stages.0.encoder.hidden=[8, 9]", "seed=1"]
+    )
+    assert list(changes(a, b)) == [
+        ("model.stages.0.encoder.hidden", "[8]", "[8, 9]"),
+        ("model.prior.type", "normal", "mixture"),
+        ("seed", "0", "1"),
+        ("model.prior.components", "", "7"),
+    ]
+    assert list(changes(a, a)) == []
+
+
+def test_protocol_changes():
+    assert protocol_changes({"a": 1, "b": 2}, {"a": 1, "b": 3, "c": 4}) == [("b", "2", "3"), ("c", "", "4")]
+
+
+def test_diff_of_recipes(compose):
+    done = compose("diff", "vae", "vae_flow_prior")
+    assert done.code == 0
+    assert any(line.split() == ["model.prior.type", "normal", "flow"] for line in done.out.splitlines())
+    assert "has no scores" in done.out
+    assert "The recipes are the same." in compose("diff", "vae", "vae").out
+
+
+def test_diff_of_runs_of_one_protocol_sets_ledgers_side_by_side(compose, runs: dict[str, Path]):
+    done = compose("diff", runs["vae"], runs["flow prior"])
+    assert done.code == 0
+    assert "test: the protocols are the same." in done.out
+    scores = [json.loads((runs[name] / "scores.json").read_text())["splits"]["test"] for name in ("vae", "flow prior")]
+    (line,) = (line for line in done.out.partition("nats, test")[2].splitlines() if line.startswith("-ELBO"))
+    a, b, gap, _, half = line.split()[1:]
+    assert (a, b) == tuple(f"{score['-ELBO']:.2f}" for score in scores)
+    assert float(gap) == pytest.approx(scores[1]["-ELBO"] - scores[0]["-ELBO"], abs=0.006)
+    assert 0 < float(half) < 5
+    assert "NLL(K = 3)" in done.out
+
+
+def test_diff_of_a_run_with_itself_has_no_gap(compose, runs: dict[str, Path]):
+    done = compose("diff", runs["vae"], runs["vae"])
+    assert "The recipes are the same." in done.out
+    assert "+0.00 ± 0.00" in done.out
+
+
+def test_diff_of_other_data_ranks_nothing(compose, runs: dict[str, Path]):
+    done = compose("diff", runs["vae"], runs["other data"])
+    assert "not set side by side" in done.out
+    assert any(line.split() == ["levels", "17", "4"] for line in done.out.splitlines())
+    assert "-ELBO" not in done.out and "nats" not in done.out
+
+
+def test_diff_of_other_estimates_leaves_nll_out(compose, runs: dict[str, Path]):
+    done = compose("diff", runs["vae"], runs["alone"])
+    assert any(line.split() == ["kind", "weight", "exact"] for line in done.out.splitlines())
+    assert "-ELBO" in done.out and "NLL(K" not in done.out
+    assert "NLL is left out" in done.out
