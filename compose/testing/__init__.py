@@ -19,7 +19,7 @@ from compose.core.declare import Part
 from compose.core.errors import ComposeError
 from compose.testing import data, declarations, densities, modules, nets, objectives, stages
 from compose.testing.contract import Contract, ContractError
-from compose.testing.declarations import Declared
+from compose.testing.declarations import Declaration
 from compose.testing.subject import Subject
 from compose.testing.variants import variants
 
@@ -59,11 +59,13 @@ def check_part(part: type[Part] | Part, only: Iterable[str] | None = None) -> di
         raise ContractError(f"{kind.__name__} has role {kind.role!r}; wanted one of {', '.join(_ROLES)}.")
     candidates, of_role = _ROLES[kind.role]
     forms = list(variants(part))
-    declared = [Declared(kind, form, tuple(candidates(form))) for form in forms] or [Declared(kind)]
+    declared = [Declaration(kind, form, tuple(candidates(form))) for form in forms] or [Declaration(kind)]
     places = [place for each in declared for place in each.places]
     fitting = [place for place in places if place.fits]
     if forms and not fitting:
-        raise ContractError(f"{kind.__name__} fits none of {len(places)} places; of the first it says: {places[0].reasons}")
+        raise ContractError(
+            f"{kind.__name__} fits none of {len(places)} places; of the first it says: {places[0].reasons}"
+        )
     wanted = contracts(kind.role) if only is None else list(only)
     counts = dict.fromkeys(wanted, 0)
     for each in declarations.CONTRACTS:
@@ -75,11 +77,13 @@ def check_part(part: type[Part] | Part, only: Iterable[str] | None = None) -> di
     return counts
 
 
-def _try(each: Contract, subjects: Iterable[Subject | Declared]) -> int:
-    """Tries a contract on every subject in each of its sizes; gives how often the promise was made."""
+def _try(each: Contract, subjects: Iterable[Subject | Declaration]) -> int:
+    """Tries a contract on every subject in each of its sizes; says how often it makes that promise."""
     tried = 0
-    for subject in (whole.shrunk(size) for size in each.sizes for whole in subjects):
-        if isinstance(subject, Subject) and not subject.fits:
+    for whole in subjects:
+        small = (whole.shrunk(size) for size in each.sizes)
+        subject = next((one for one in small if not isinstance(one, Subject) or one.fits), None)
+        if subject is None:
             continue
         try:
             with random.region(0, "contract", each.name):

@@ -25,7 +25,7 @@ class Contract:
         name: What it is called in reports.
         promise: What is promised, in a sentence.
         try_on: Raises ``ContractError`` where the promise is broken; false where the part makes no such promise there.
-        sizes: The sizes that parts are shrunk to; none leaves them as they are.
+        sizes: What the part's sizes are shrunk to: the first with which it fits; none leaves them as they are.
     """
 
     name: str

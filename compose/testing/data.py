@@ -41,7 +41,10 @@ def examples_lie_in_the_declared_spaces(subject: DataSubject) -> bool:
         source = subject.part.load()
     except DataError:
         return False
-    require((source.space, source.condition) == (space, labels), f"{space}, {labels} declared, {source.space}, {source.condition} loaded")
+    require(
+        (source.space, source.condition) == (space, labels),
+        f"{space}, {labels} declared, {source.space}, {source.condition} loaded",
+    )
     for name in SPLITS[1:]:
         split = source.split(name)
         check_values(space, split.x, len(split), f"the {name} split")

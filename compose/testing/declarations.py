@@ -17,7 +17,7 @@ from compose.testing.subject import Subject
 
 
 @dataclass(frozen=True)
-class Declared:
+class Declaration:
     """A declaration, with every place that its role is tried in.
 
     Args:
@@ -30,7 +30,7 @@ class Declared:
     part: Part | None = None
     places: Sequence[Subject] = ()
 
-    def shrunk(self, most: int | None) -> Declared:
+    def shrunk(self, most: int | None) -> Declaration:
         """Itself: a declaration has no size."""
         return self
 
@@ -39,7 +39,7 @@ class Declared:
 
 
 @contract(None)
-def it_says_what_it_is(subject: Declared) -> bool:
+def it_says_what_it_is(subject: Declaration) -> bool:
     """It has a type, a known role, a source and a docstring, and every option has a meaning."""
     part = subject.kind
     require(bool(part.type), f"{part.__name__} has no 'type', its name in recipes")
@@ -52,7 +52,7 @@ def it_says_what_it_is(subject: Declared) -> bool:
 
 
 @contract(None)
-def it_survives_a_dump(subject: Declared) -> bool:
+def it_survives_a_dump(subject: Declaration) -> bool:
     """Dumped to plain data and read again, it is equal; an unknown option is refused; it cannot be changed."""
     part = subject.part
     if part is None:
@@ -76,21 +76,31 @@ def it_survives_a_dump(subject: Declared) -> bool:
 
 
 @contract(None)
-def misfits_are_told(subject: Declared) -> bool:
+def misfits_are_told(subject: Declaration) -> bool:
     """Every refusal is a sentence about an option that exists; one for the space alone names the space that came."""
     for place in subject.places:
         for reason in place.part.misfits(place.slot):
             _check_reason(reason, place.part)
     for place in subject.places:
-        if isinstance(place, (DensitySubject, StageSubject)) and not place.fits and _only_the_space(place, subject.places):
+        if (
+            isinstance(place, (DensitySubject, StageSubject))
+            and not place.fits
+            and _only_the_space(place, subject.places)
+        ):
             told = " ".join(place.reasons)
-            require(str(place.slot.space) in told, f"{place} is refused by {told!r}, which does not name the space that came")
+            require(
+                str(place.slot.space) in told,
+                f"{place} is refused by {told!r}, which does not name the space that came",
+            )
     return bool(subject.places)
 
 
 def _check_reason(reason: Misfit, part: Part) -> None:
     require(len(reason.message.split()) > 3, f"a refusal says only {reason.message!r}")
-    require(not reason.key or reason.key.split(".")[0] in type(part).model_fields, f"a refusal is about no option: {reason.key!r}")
+    require(
+        not reason.key or reason.key.split(".")[0] in type(part).model_fields,
+        f"a refusal is about no option: {reason.key!r}",
+    )
 
 
 def _only_the_space(place: DensitySubject | StageSubject, places: Sequence[Subject]) -> bool:

@@ -9,16 +9,18 @@ from torch import Tensor, nn
 
 from compose.testing.contract import contract, require, same
 from compose.testing.noise import Tape
-from compose.testing.subject import ROWS, Built
+from compose.testing.subject import ROWS, Built, Inputs
 
 
-def _value(subject: Built, whole: nn.Module, inputs: tuple[Tensor | None, ...], tape: Tape) -> Tensor:
+def _value(subject: Built, whole: nn.Module, inputs: Inputs, tape: Tape) -> Tensor:
     with torch.no_grad(), tape.run():
         return subject.value(whole, *inputs)
 
 
-def _rows(inputs: tuple[Tensor | None, ...], rows: Tensor) -> tuple[Tensor | None, ...]:
-    return tuple(None if given is None else given[rows] for given in inputs)
+def _float32(inputs: Inputs) -> Inputs:
+    x, c = (given.float() if given is not None and given.is_floating_point() else given for given in inputs)
+    assert x is not None
+    return x, c
 
 
 @contract(None)
@@ -26,10 +28,7 @@ def defaults_work(subject: Built) -> bool:
     """As built, in full size and in float32, it computes finite values and takes a batch of one."""
     whole = subject.make()
     for n in (5, 1):
-        inputs = tuple(
-            given.float() if given is not None and given.is_floating_point() else given for given in subject.inputs(whole, n)
-        )
-        value = _value(subject, whole, inputs, Tape())
+        value = _value(subject, whole, _float32(subject.inputs(whole, n)), Tape())
         require(value.shape[0] == n, f"{n} rows came back as shape {tuple(value.shape)}")
         require(bool(value.isfinite().all()), f"untrained, it gives {value.flatten()[~value.isfinite().flatten()][:1]}")
     return True
@@ -39,11 +38,11 @@ def defaults_work(subject: Built) -> bool:
 def rows_are_independent(subject: Built) -> bool:
     """A row's value does not depend on the rows beside it, nor on its place among them."""
     whole, tape = subject.module(), Tape()
-    inputs = subject.inputs(whole, ROWS)
-    value = _value(subject, whole, inputs, tape)
+    x, c = subject.inputs(whole, ROWS)
+    value = _value(subject, whole, (x, c), tape)
     for rows in (torch.randperm(ROWS), torch.tensor([3]), torch.arange(5, 12)):
         with torch.no_grad(), tape.play(rows):
-            again = subject.value(whole, *_rows(inputs, rows))
+            again = subject.value(whole, x[rows], None if c is None else c[rows])
         same(again, value[rows], 1e-12, f"the value of {len(rows)} of {ROWS} rows")
     return True
 
@@ -67,8 +66,7 @@ def float32_is_close(subject: Built) -> bool:
     whole, tape = subject.module(), Tape()
     inputs = subject.inputs(whole, ROWS)
     value = _value(subject, whole, inputs, tape)
-    narrow = tuple(given.float() if given is not None and given.is_floating_point() else given for given in inputs)
-    came = _value(subject, whole.float(), narrow, tape)
+    came = _value(subject, whole.float(), _float32(inputs), tape)
     require(came.dtype == torch.float32, f"float32 weights and inputs give {came.dtype}")
     same(came, value, 2e-3, "the value in float32 against float64")
     return True

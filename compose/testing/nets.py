@@ -12,7 +12,7 @@ from compose.core.declare import NetPart, Slot
 from compose.core.roles import labelled
 from compose.core.spaces import Real
 from compose.testing.contract import contract, require
-from compose.testing.subject import LABELS, ROWS, Built, draw
+from compose.testing.subject import LABELS, ROWS, Built, Inputs, draw
 
 _VECTOR, _IMAGE = Real((3,)), Real((2, 4, 4))
 PAIRS = (
@@ -40,13 +40,13 @@ class NetSubject(Built):
         """A net from ``takes`` to ``space``."""
         return Slot("net", self.space, self.takes)
 
-    def inputs(self, whole: nn.Module, n: int) -> tuple[Tensor | None, ...]:
+    def inputs(self, whole: nn.Module, n: int) -> Inputs:
         """Inputs."""
-        return (draw(self.takes, n),)
+        return draw(self.takes, n), None
 
-    def value(self, whole: nn.Module, *inputs: Tensor | None) -> Tensor:
+    def value(self, whole: nn.Module, x: Tensor, c: Tensor | None) -> Tensor:
         """Outputs."""
-        return whole(*inputs)
+        return whole(x)
 
 
 def candidates(part: NetPart) -> Iterator[NetSubject]:
@@ -54,7 +54,7 @@ def candidates(part: NetPart) -> Iterator[NetSubject]:
     return (NetSubject(part, gives, takes) for takes, gives in PAIRS)
 
 
-@contract(None, 8)
+@contract(None)
 def outputs_have_the_shape_wanted(subject: NetSubject) -> bool:
     """A batch of inputs becomes a batch of the space wanted, on the meta device as well."""
     whole = subject.module()

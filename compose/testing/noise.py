@@ -14,7 +14,15 @@ from compose.testing.contract import ContractError
 Give = Callable[[int, Any, tuple[int, ...], dict[str, Any]], Tensor]
 
 _OTHER_DRAWS = {
-    *(torch.normal, torch.bernoulli, torch.multinomial, torch.randint, torch.randn_like, torch.rand_like, torch.poisson),
+    *(
+        torch.normal,
+        torch.bernoulli,
+        torch.multinomial,
+        torch.randint,
+        torch.randn_like,
+        torch.rand_like,
+        torch.poisson,
+    ),
     *(torch.Tensor.normal_, torch.Tensor.uniform_, torch.Tensor.bernoulli, torch.Tensor.multinomial),
 }
 

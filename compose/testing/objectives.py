@@ -88,8 +88,9 @@ def gradient_reaches_the_model(subject: ObjectiveSubject) -> bool:
         return False
     subject.loss(model, 10**6).value.backward()
     for name, parameter in model.named_parameters():
-        require(parameter.grad is not None and bool((parameter.grad != 0).any()), f"no gradient reaches model.{name}")
-        require(bool(torch.isfinite(parameter.grad).all()), f"the gradient of model.{name} is not finite")
+        gradient = torch.zeros(()) if parameter.grad is None else parameter.grad
+        require(bool((gradient != 0).any()), f"no gradient reaches model.{name}")
+        require(bool(gradient.isfinite().all()), f"the gradient of model.{name} is not finite")
     return True
 
 
@@ -116,7 +117,10 @@ def kinds_are_refused_from_one_on(subject: ObjectiveSubject) -> bool:
         return False
     for kind in Kind:
         if refused[kind]:
-            require(str(kind) in " ".join(refused[kind]) or kind is Kind.NONE, f"{refused[kind]} does not name the kind {kind}")
+            require(
+                str(kind) in " ".join(refused[kind]) or kind is Kind.NONE,
+                f"{refused[kind]} does not name the kind {kind}",
+            )
             taken = [str(weaker) for weaker in Kind if weaker > kind and not refused[weaker]]
             require(not taken, f"a model of kind {kind} is refused, and the weaker {' and '.join(taken)} taken")
     return True

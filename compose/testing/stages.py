@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from compose.core.declare import Part, Slot
+from compose.core.declare import Slot
 from compose.core.gaussians import LOG_2PI
 from compose.core.kinds import Kind
-from compose.core.roles import Stage, StagePart
+from compose.core.roles import Stage, StagePart, Step
 from compose.core.spaces import Codes, Space
 from compose.core.terms import TERMS, total
-from compose.testing.contract import contract, mostly_same, require, same
-from compose.testing.integrals import check_mass_and_draws, expectation, measurable
+from compose.testing.contract import ContractError, contract, mostly_same, require, same
+from compose.testing.integrals import CALM, check_mass_and_draws, expectation, measurable
 from compose.testing.noise import Tape
-from compose.testing.subject import LABELS, ROWS, SPACES, Built, check_values, draw, takes_labels
+from compose.testing.subject import LABELS, ROWS, SPACES, Built, Inputs, check_labels, check_values, draw, takes_labels
 
 DRAWS = 20_000
 
@@ -54,13 +55,13 @@ class StageSubject(Built):
             stage.fit(lambda: iter(3 * x.float() - 1 if x.is_floating_point() else x for x in batches))
         return stage
 
-    def inputs(self, whole: nn.Module, n: int) -> tuple[Tensor | None, ...]:
+    def inputs(self, whole: nn.Module, n: int) -> Inputs:
         """Items below, and labels."""
         return draw(self.space, n), None if self.labels is None else draw(self.labels, n)
 
-    def value(self, whole: nn.Module, *inputs: Tensor | None) -> Tensor:
+    def value(self, whole: nn.Module, x: Tensor, c: Tensor | None) -> Tensor:
         """The log weight of each row, closed by the reference."""
-        return closed(whole, *inputs)
+        return closed(whole, x, c)
 
 
 def candidates(part: StagePart) -> Iterator[StageSubject]:
@@ -80,7 +81,7 @@ def reference(space: Space, z: Tensor) -> Tensor:
     return -0.5 * (flat * flat).sum(1) - 0.5 * LOG_2PI * space.dim
 
 
-def closed(stage: Any, x: Tensor | None, c: Tensor | None = None) -> Tensor:
+def closed(stage: Any, x: Tensor, c: Tensor | None = None) -> Tensor:
     """The log weight of a stage under the reference."""
     step = stage.infer(x, c)
     return total(step.terms) + reference(stage.above, step.z)
@@ -114,7 +115,6 @@ def bijections_invert(subject: StageSubject) -> bool:
         return False
     whole: Any = subject.module()
     x, c = subject.inputs(whole, ROWS)
-    assert x is not None
     step = whole.infer(x, c)
     mostly_same(whole.generate(step.z.detach(), c), x, 1e-9, "up and down again")
     z = draw(whole.above, ROWS)
@@ -127,11 +127,11 @@ def bijections_invert(subject: StageSubject) -> bool:
     return True
 
 
-@contract(2, 1)
+@contract(1, 2)
 def weights_sum_to_one_and_samples_are_from_them(subject: StageSubject) -> bool:
     """Closed by a known prior, E exp L sums to 1 over the data, and what is generated is drawn from it."""
     kind = subject.stage.kind(subject.slot)
-    whole: Any = subject.module()
+    whole: Any = subject.module(shaken=CALM)
     c = subject.inputs(whole, 1)[1]
 
     def spread(n: int) -> Tensor | None:
@@ -153,23 +153,24 @@ def closed_forms_are_expectations(subject: StageSubject) -> bool:
     if not whole.closed_form:
         return False
     x, c = subject.inputs(whole, 4)
-    assert x is not None
-    labels = None if c is None else c[:1].expand(4)
 
-    def term(name: str, in_closed_form: bool) -> Tensor:
-        def of(rows: Tensor) -> Tensor:
-            return whole.infer(rows, None if labels is None else labels[:1].expand(len(rows)), in_closed_form).terms[name]
+    def infer(rows: Tensor, in_closed_form: bool) -> Step:
+        return whole.infer(rows, None if c is None else c[:1].expand(len(rows)), in_closed_form)
 
-        return expectation(of, x)
-
-    step = whole.infer(x, labels, True)
-    require(step.gaussian is not None, "no Gaussian came beside the closed form")
+    step = infer(x, True)
+    if step.gaussian is None:
+        raise ContractError("no Gaussian came beside the closed form")
     require(step.gaussian.loc.shape == step.z.shape, f"the Gaussian has shape {tuple(step.gaussian.loc.shape)}")
     for name in subject.stage.terms():
-        same(term(name, True), term(name, False), 1e-5, f"{name} in closed form, against its expectation")
-    mean = expectation(lambda rows: whole.infer(rows, None if labels is None else labels[:1].expand(len(rows))).z.flatten(1)[:, 0], x)
+        came, wanted = (expectation(partial(_term, infer, name, form), x) for form in (True, False))
+        same(came, wanted, 1e-5, f"{name} in closed form, against its expectation")
+    mean = expectation(lambda rows: infer(rows, False).z.flatten(1)[:, 0], x)
     same(step.gaussian.loc.flatten(1)[:, 0], mean, 1e-6, "the Gaussian's location, against the mean of z")
     return True
+
+
+def _term(infer: Callable[[Tensor, bool], Step], name: str, in_closed_form: bool, rows: Tensor) -> Tensor:
+    return infer(rows, in_closed_form).terms[name]
 
 
 @contract(2)
@@ -182,7 +183,6 @@ def the_posterior_is_lent(subject: StageSubject) -> bool:
     if subject.labels is not None:
         return False
     x, _ = subject.inputs(whole, ROWS)
-    assert x is not None
     with torch.no_grad(), tape.record():
         step = whole.infer(x)
     lent = whole.lend()
@@ -196,14 +196,9 @@ def labels_are_taken(subject: StageSubject) -> bool:
     """Where it is set to take labels, every label changes the log weight."""
     if subject.labels is None:
         return False
-    whole, tape = subject.module(), Tape()
+    whole = subject.module()
     x, _ = subject.inputs(whole, ROWS)
-    values = []
-    for label in range(subject.labels.size):
-        with torch.no_grad(), tape.run():
-            values.append(closed(whole, x, torch.full((ROWS,), label)))
-    for label in range(1, subject.labels.size):
-        require(not torch.equal(values[0], values[label]), f"label {label} gives the log weight of label 0")
+    check_labels(subject.labels, lambda c: closed(whole, x, c), ROWS, Tape())
     return True
 
 

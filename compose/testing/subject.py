@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -14,6 +15,7 @@ from compose.core.declare import Part, Slot
 from compose.core.errors import SpaceError
 from compose.core.spaces import Codes, Real, Space
 from compose.testing.contract import ContractError, require
+from compose.testing.noise import Tape
 from compose.testing.variants import shake, shrunk, spoken
 
 SPACES: tuple[Space, ...] = (
@@ -24,6 +26,8 @@ SPACES: tuple[Space, ...] = (
     Codes((1, 2, 2), 2),
     Codes((2,), 3, ordered=False),
 )
+#: An item a row, and a condition a row where the part takes one.
+Inputs = tuple[Tensor, Tensor | None]
 LABELS = Codes((), 3, ordered=False)
 ROWS = 24
 
@@ -84,17 +88,17 @@ class Built(Subject):
         return whole
 
     @abstractmethod
-    def inputs(self, whole: nn.Module, n: int) -> tuple[Tensor | None, ...]:
+    def inputs(self, whole: nn.Module, n: int) -> Inputs:
         """Random arguments of ``value``, ``n`` rows each."""
 
     @abstractmethod
-    def value(self, whole: nn.Module, *inputs: Tensor | None) -> Tensor:
-        """What the part computes: a row for each row of the inputs."""
+    def value(self, whole: nn.Module, x: Tensor, c: Tensor | None) -> Tensor:
+        """What the part computes: a row for each row of ``x``."""
 
-    def module(self, seed: int = 0) -> nn.Module:
+    def module(self, seed: int = 0, shaken: float = 1.0) -> nn.Module:
         """The whole with shaken weights, in float64 and in training mode."""
         with random.region(seed, "contract", "weights"):
-            return shake(self.make().double())
+            return shake(self.make().double(), shaken)
 
 
 def draw(space: Space, n: int, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -120,4 +124,18 @@ def check_values(space: Space, x: Tensor, n: int, name: str) -> None:
 
 def takes_labels(part: Part, slot: Slot) -> bool:
     """Whether the part, or something inside it, is set to take class labels."""
-    return any("labels" in type(inner).model_fields and getattr(inner, "labels") for _, inner, _ in part.walk(slot))
+    return any(inner.model_dump().get("labels", False) is True for _, inner, _ in part.walk(slot))
+
+
+def check_labels(labels: Codes, value: Callable[[Tensor], Tensor], n: int, tape: Tape) -> None:
+    """Requires that the values of ``n`` rows differ between labels, under the same noise.
+
+    Raises:
+        ContractError: two labels give the same values.
+    """
+    values = []
+    for label in range(labels.size):
+        with torch.no_grad(), tape.run():
+            values.append(value(torch.full((n,), label)))
+    for label in range(1, labels.size):
+        require(not torch.equal(values[0], values[label]), f"labels 0 and {label} give the same values")

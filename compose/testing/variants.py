@@ -82,12 +82,12 @@ def _smaller(value: Any, most: int) -> Any:
 
 
 @torch.no_grad()
-def shake(module: nn.Module) -> nn.Module:
+def shake(module: nn.Module, factor: float = 1.0) -> nn.Module:
     """Draws every weight from N(0, 1/fan_in) and every other parameter (biases, gates, tables) from N(0, 0.5^2).
 
-    Fresh networks are near uniform or the identity, and hide what is wrong with a part.
+    Fresh networks are near uniform or the identity, and hide what is wrong with a part. ``factor`` scales all of it.
     """
     for name, parameter in module.named_parameters():
         matrix = name.endswith("weight") and parameter.dim() > 1
-        parameter.normal_(std=parameter[0].numel() ** -0.5 if matrix else 0.5)
+        parameter.normal_(std=factor * (parameter[0].numel() ** -0.5 if matrix else 0.5))
     return module
