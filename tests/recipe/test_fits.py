@@ -63,7 +63,7 @@ def test_what_fits_builds_and_steps_and_what_does_not_is_refused(name: str, path
 def _takes_three_steps(checked: Any) -> None:
     model = build_model(checked.recipe.model, checked.space, checked.labels)
     x = torch.randint(0, 17, (8, 1, 8, 8))
-    model.fit(lambda: [(x, None)])
+    model.fit_parts(lambda: [(x, None)])
     optimizer = torch.optim.Adam([*model.parameters(), torch.nn.Parameter(torch.zeros(()))], 1e-3)
     for _ in range(3):
         loss = -model.log_prob(x).mean()
