@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compose.core import registry
-from compose.core.errors import RunError
+from compose.core.errors import RecipeError, RunError
 from compose.recipe.build import build
 from compose.recipe.check import load_recipe
 from compose.recipe.recipe import Recipe
@@ -56,7 +56,7 @@ class Run:
         """Makes the directory and writes what is known before training.
 
         Raises:
-            RunError: it already holds something, or cannot be written.
+            RunError: it already holds something, cannot be written, or the recipe cannot be kept in a file.
         """
         from compose.recipe.write import to_yaml
 
@@ -69,7 +69,21 @@ class Run:
             write_text(folder / "recipe.yaml", to_yaml(recipe, full=True))
         except OSError as error:
             raise RunError(f"{folder} cannot be written: {error.strerror}.") from error
-        return cls(folder)
+        run = cls(folder)
+        run._reads_back()
+        return run
+
+    def _reads_back(self) -> None:
+        """Takes back what ``create`` wrote, where no run could be loaded from it."""
+        try:
+            _ = self.recipe
+        except RecipeError as error:
+            for name in ("recipe.yaml", "run.json"):
+                (self.path / name).unlink()
+            raise RunError(
+                f"this recipe does not read back from a file, so its run could not be loaded: {error} "
+                "A module of your own needs a name: register it with compose.module, in a plugin."
+            ) from error
 
     @property
     def recipe(self) -> Recipe:

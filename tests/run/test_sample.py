@@ -1,0 +1,145 @@
+"""Samples and pictures."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from compose.core.errors import RunError, SpaceError
+from compose.core.spaces import Codes, Real
+from compose.run import sample as room
+from compose.run.directory import Run
+from compose.run.figures import SIDE, curve, save_grid
+from compose.run.sample import sample
+
+
+@pytest.fixture(scope="module")
+def good(recipe, go, tmp_path_factory) -> Run:
+    """A run that has learnt something of the digits."""
+    return go(recipe(steps=800, optimizer={"lr": 3e-3}), tmp_path_factory.mktemp("good") / "run")
+
+
+def test_samples_lie_in_the_space(trained):
+    x = sample(trained, 30)
+    trained.model().space.check_values(x)
+    assert x.shape == (30, 1, 8, 8)
+    assert x.unique().numel() > 3
+
+
+def test_samples_belong_to_their_seed(trained):
+    torch.manual_seed(3)
+    first = sample(trained.path, 20, seed=5)
+    torch.rand(7)
+    assert torch.equal(first, sample(trained.model(), 20, seed=5))
+    assert not torch.equal(first, sample(trained, 20, seed=6))
+
+
+def test_sampling_leaves_the_global_stream_alone(trained):
+    torch.manual_seed(0)
+    wanted = torch.rand(2)
+    torch.manual_seed(0)
+    sample(trained, 3)
+    assert torch.equal(torch.rand(2), wanted)
+
+
+def test_many_samples_come_in_chunks(trained, monkeypatch):
+    monkeypatch.setattr(room, "CHUNK", 7)
+    assert sample(trained, 20).shape == (20, 1, 8, 8)
+
+
+def test_samples_follow_the_model(good):
+    """Their mean is near that of the training images, pixel by pixel; black images would be 4.9 away."""
+    images = good.recipe.data.load().train.x.float().mean(0)
+    assert (sample(good, 500).float().mean(0) - images).abs().mean() < 1
+
+
+def test_impossible_samples_are_refused(recipe, go, tmp_path, trained):
+    with pytest.raises(SpaceError, match="0 samples"):
+        sample(trained, 0)
+    with pytest.raises(SpaceError, match=r"label 3 .* unconditional; train with data\.labels=true"):
+        sample(trained, 2, label=3)
+    with pytest.raises(RunError, match="is no run"):
+        sample(tmp_path)
+    labelled = go(recipe(data={"labels": True}, steps=1), tmp_path / "run")
+    for label in (-1, 10):
+        with pytest.raises(SpaceError, match=f"label {label} .* classes are 0 to 9"):
+            sample(labelled, 2, label=label)
+
+
+def test_without_a_label_the_classes_take_turns(recipe, go, tmp_path, monkeypatch):
+    run = go(recipe(data={"labels": True}, steps=1), tmp_path / "run")
+    model = run.model()
+    seen: list[torch.Tensor] = []
+    real = model.sample
+    monkeypatch.setattr(model, "sample", lambda n, c: seen.append(c) or real(n, c))
+    sample(model, 25)
+    sample(model, 3, label=7)
+    assert seen[0].tolist() == [i % 10 for i in range(25)]
+    assert seen[1].tolist() == [7, 7, 7]
+
+
+@pytest.mark.parametrize("name", ["samples", "reconstructions", "curve"])
+def test_pictures_are_there_and_of_a_sensible_size(trained, name):
+    with Image.open(trained.figures / f"{name}.png") as picture:
+        picture.verify()
+    with Image.open(trained.figures / f"{name}.png") as picture:
+        assert picture.format == "PNG"
+        assert min(picture.size) >= 200 and max(picture.size) <= 1600
+        assert len(picture.convert("L").getcolors(10**6) or []) > 4
+
+
+def test_a_grid_shows_every_image_where_it_belongs(tmp_path):
+    """Images of one grey each: the middle of each cell has its grey."""
+    x = torch.arange(6).reshape(6, 1, 1, 1).expand(6, 1, 5, 5)
+    path = save_grid(x, Codes((1, 5, 5), 6), tmp_path / "deep" / "grid.png", columns=3)
+    with Image.open(path) as picture:
+        width, height = picture.size
+        assert (width, height) == (18 * (SIDE // 12), 12 * (SIDE // 12))
+        for i in range(6):
+            row, column = divmod(i, 3)
+            pixel = picture.getpixel((int((column + 0.4) * width / 3), int((row + 0.4) * height / 2)))
+            assert pixel == (51 * i,) * 3
+
+
+def test_a_grid_takes_colours_and_what_is_no_image(tmp_path):
+    save_grid(torch.rand(5, 3, 4, 4), Real((3, 4, 4)), tmp_path / "colours.png")
+    save_grid(torch.randn(5, 7), Real((7,)), tmp_path / "rows.png")
+    for name in ("colours", "rows"):
+        with Image.open(tmp_path / f"{name}.png") as picture:
+            assert min(picture.size) >= 1
+
+
+def test_reconstructions_lie_below_their_originals(good):
+    with Image.open(good.figures / "reconstructions.png") as picture:
+        grey = torch.from_numpy(np.array(picture.convert("L"))).long()
+    scale = grey.shape[1] // (8 * 9)
+    cells = grey[scale // 2 :: scale, scale // 2 :: scale].reshape(8, 9, 8, 9)[:, :8, :, :8].permute(0, 2, 1, 3)
+    images = (good.recipe.data.load().test.x[:32, 0] / 16 * 255).round().long().reshape(4, 8, 8, 8)
+    assert torch.equal(cells[::2], images)
+    own, another = ((cells[1::2] - other).float().square().mean() for other in (images, images.flip(1)))
+    assert own < 0.8 * another
+
+
+def test_few_test_images_are_drawn_too(recipe, go, tmp_path, monkeypatch):
+    from compose.data.digits import Digits
+    from compose.data.source import Source, Split
+
+    real = Digits.load
+
+    def few(self: Digits) -> Source:
+        source = real(self)
+        return Source("digits", source.space, None, source.train, source.validation, Split(source.test.x[:5]))
+
+    monkeypatch.setattr(Digits, "load", few)
+    run = go(recipe(steps=1), tmp_path / "run")
+    with Image.open(run.figures / "reconstructions.png") as picture:
+        assert picture.width / picture.height == 5 / 2
+
+
+def test_the_curve_of_two_phases_and_players(recipe, go, tmp_path):
+    players = [{"trains": [path], "objectives": [{"objective": "elbo"}]} for path in ("model.stages.0", "model.prior")]
+    phases = [{"steps": 4, "batch_size": 50, "players": players}, {"steps": 3, "batch_size": 50}]
+    run = go(recipe(prior="mixture", train=phases), tmp_path / "run")
+    assert curve(run).stat().st_size > 5000
