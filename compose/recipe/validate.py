@@ -8,10 +8,7 @@ world is wrong whatever was meant.
 
 from __future__ import annotations
 
-import difflib
 import inspect
-import re
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Annotated, Any, get_args, get_origin
 
@@ -27,6 +24,7 @@ from compose.core.spaces import Codes, Space
 from compose.recipe.recipe import Phase, Player, Recipe, Term
 from compose.recipe.text import MAX_FAULTS
 from compose.recipe.tree import KeyPath, Tree, clipped, dotted, spoken
+from compose.recipe.wording import meant, near, no_part, said
 
 WORLDS = 3
 
@@ -53,25 +51,6 @@ _STAND_INS: dict[str, list[Any]] = {
 }
 #: What stands for a faulty option: its default in the first world, in each other one of these if it will do.
 _VALUES = (True, 2, 0.5, "?", [])
-
-_WANTED = {
-    "int_type": "a whole number",
-    "int_from_float": "a whole number",
-    "float_type": "a number",
-    "bool_type": "true or false",
-    "string_type": "a text",
-    "path_type": "a text",
-    "list_type": "a list",
-    "dict_type": "a mapping",
-}
-_LIMITS = {
-    "greater_than": "> {gt:g}",
-    "greater_than_equal": ">= {ge:g}",
-    "less_than": "< {lt:g}",
-    "less_than_equal": "<= {le:g}",
-    "too_short": "at least {min_length}",
-    "too_long": "at most {max_length}",
-}
 
 
 @dataclass
@@ -163,10 +142,9 @@ class _Reader:
         for key in value:
             if key in known or (key == "type" and issubclass(kind, Part) and value[key] == kind.type):
                 continue
-            name = _near(key, [name for name in known if name not in found])
-            meant = f"Did you mean '{name}'? " if name else ""
+            name = near(key, [name for name in known if name not in found])
             message = f"{clipped(key)} is no option of '{kind.called()}'."
-            self.fault((*at, key), message, f"{meant}It has: {', '.join(known) or 'none'}.")
+            self.fault((*at, key), message, meant(name, f"It has: {', '.join(known) or 'none'}."))
             if name:
                 found[name] = (value[key], (*at, key))
                 self.spelled[(*at, name)] = (*at, key)
@@ -196,7 +174,7 @@ class _Reader:
         for detail in errors:
             name = str(detail["loc"][0]) if detail["loc"] else ""
             if name in given and _own(kind, detail["loc"]):
-                self.fault(self.inside(given[name], detail["loc"][1:]), *_said(detail))
+                self.fault(self.inside(given[name], detail["loc"][1:]), *said(detail))
                 faulty.add(name)
         if faulty:
             values |= {name: self.guess(kind, name, given[name][1]) for name in faulty}
@@ -220,7 +198,7 @@ class _Reader:
         keys = str(detail.get("ctx", {}).get("keys", "")).split()
         concerned = {self.spelled.get((*at, key), (*at, key)) for key in keys}
         if not (self.guessed & concerned if keys else any(path[: len(at)] == at for path in self.guessed)):
-            self.fault(at, *_said(detail))
+            self.fault(at, *said(detail))
 
     def forced(self, kind: type[Declared], values: dict[str, Any], at: KeyPath) -> Declared:
         """The record with values that are each right but do not go together."""
@@ -252,12 +230,10 @@ class _Reader:
         name = options.get("type") if isinstance(options, dict) else None
         names = registry.names(role)
         if not isinstance(options, dict) or name not in names:
-            near = _near(name, names)
-            meant = f"Did you mean '{near}'? " if near else ""
-            self.fault(path, _no_part(role, options), f"{meant}There is: {', '.join(names)}.")
-            if not near:
+            name = near(name, names)
+            self.fault(path, no_part(role, options), meant(name, f"There is: {', '.join(names)}."))
+            if not name:
                 return self.stand_in(role, path)
-            name = near
         kind = registry.load(role, str(name))
         return self.record(kind, {key: inner for key, inner in options.items() if key != "type"}, path)
 
@@ -310,34 +286,3 @@ def _made(kind: type[Declared], values: dict[str, Any]) -> tuple[Declared | None
 
 def _accepted(kind: type[Declared], name: str, value: Any) -> bool:
     return all(detail["loc"][:1] != (name,) for detail in _made(kind, {name: value})[1])
-
-
-def _no_part(role: str, options: Any) -> str:
-    if not isinstance(options, dict):
-        return f"{spoken(options)} came, wanted a part: the name of a {role}, or {{type: name, ...}}."
-    if options.get("type") is None:
-        return f"the key 'type' is missing: which {role}?"
-    name = options["type"]
-    shelf = next((shelf for shelf in registry.ROLES if name in registry.names(shelf)), None)
-    said = clipped(name) if isinstance(name, str) else spoken(name)
-    return f"there is no {role} called {said}{f'; that is a {shelf}' if shelf else ''}."
-
-
-def _said(detail: ErrorDetails) -> tuple[str, str]:
-    """Message and hint of an error of pydantic's, or of a validator's own."""
-    kind, context, came = detail["type"], detail.get("ctx", {}), spoken(detail["input"])
-    if kind == "literal_error":
-        near = _near(detail["input"], re.findall("'([^']*)'", context["expected"]))
-        return f"{came} came, wanted {context['expected']}.", f"Did you mean '{near}'?" if near else ""
-    if kind in _WANTED:
-        return f"{came} came, wanted {_WANTED[kind]}.", ""
-    if kind in _LIMITS:
-        came = f"{came} of length {context['actual_length']}" if "actual_length" in context else came
-        return f"{came} came, wanted {_LIMITS[kind].format(**context)}.", ""
-    return f"{detail['msg'].removeprefix('Value error, ')}.", ""
-
-
-def _near(word: Any, known: Iterable[str]) -> str:
-    """The name that a word comes close to; empty where there is none."""
-    near = difflib.get_close_matches(word, known, 1, cutoff=0.7) if isinstance(word, str) else []
-    return near[0] if near else ""

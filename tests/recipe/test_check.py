@@ -110,6 +110,7 @@ def test_a_part_of_another_role():
 
 def test_a_wrong_value():
     assert said("dim: 16", 'dim: "16"') == "r.yaml:4:22 model.stages.0.dim: the text '16' came, wanted a whole number."
+    assert said("steps: 10", "steps: 10, batch_size: 2000000").endswith("the number 2000000 came, wanted <= 1000000.")
     assert said("dim: 16", "dim: 0") == "r.yaml:4:22 model.stages.0.dim: the number 0 came, wanted >= 1."
     assert said("lr: 1.0e-3", "type: adan").endswith(
         "the text 'adan' came, wanted 'adamw', 'adam', 'adamax' or 'sgd'.\n    Did you mean 'adam'?"
