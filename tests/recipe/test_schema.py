@@ -74,6 +74,8 @@ def test_recipes_on_disk_were_seen():
         {"model": {"prior": {"layers": 3}}, "seed": 1},
         {"train.0": {"steps": 3, "optimizer": {"lr": 1e-4}}, "data.binarize": True},
         {"train": [{"steps": 3}], "evaluate": {"samples": 3}},
+        {"train.0": {"batch_size": 7}, "train.0.players.0": {"clip": 1}},
+        {"data": {"type": "idx", "levels": 4}},
         {},
     ],
 )
