@@ -209,6 +209,10 @@ class StagePart(Part):
     role: ClassVar[str] = "stage"
     lends_posterior: ClassVar[bool] = False
 
+    def sees_labels(self) -> bool:
+        """Whether its nets take the class label, where the data give one."""
+        return False
+
     def above(self, below: Space) -> Space:
         """The space it gives; a best guess where it does not fit on ``below``."""
         raise NotImplementedError(f"{self.__class__.__name__} must declare the space it gives")

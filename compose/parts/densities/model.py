@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import ClassVar
 
 from torch import nn
@@ -51,7 +52,8 @@ class Model(DensityPart):
             inner = Slot("stage", space, labels=labels, origin=origin)
             found[f"stages.{i}"] = (stage, inner)
             space, origin = stage.above(space), f"stage '{stage.type}' gives"
-            beneath = inner if stage.lends_posterior else None
+            seen = labels if stage.sees_labels() else None
+            beneath = replace(inner, labels=seen) if stage.lends_posterior else None
         condition = None if slot.condition is None else self.prior.features(space)
         found["prior"] = (self.prior, Slot("prior", space, condition, labels, origin, beneath))
         return found

@@ -33,7 +33,7 @@ class Vamp(DensityPart):
     def misfits(self, slot: Slot) -> Iterator[Misfit]:
         """As any density; and its pseudo-inputs have no class label to show to the encoder."""
         yield from super().misfits(slot)
-        if slot.beneath is not None and slot.beneath.labels is not None and slot.labels is not None:
+        if slot.beneath is not None and slot.beneath.labels is not None:
             yield Misfit(
                 f"'{self.type}' has no class labels for its pseudo-inputs, and the stage below it takes labels."
             )

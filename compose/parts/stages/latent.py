@@ -46,6 +46,10 @@ class Latent(StagePart):
     labels: bool = True
     """Whether encoder and decoder see the class label, where the data give one."""
 
+    def sees_labels(self) -> bool:
+        """As its option says."""
+        return self.labels
+
     def above(self, below: Space) -> Real:
         """A vector of ``dim`` numbers."""
         return Real((self.dim,))
