@@ -45,6 +45,7 @@ class ModelDensity(Density):
         self.stages = nn.ModuleList(stages)
         self.prior = prior
         self.by_label = condition is None
+        self.needs_fit = prior.needs_fit or any(stage.needs_fit for stage in stages)
         self.closes = prior.closed_form and prior.condition is None
         if prior.needs_posterior:
             prior.bind(stages[-1].lend())
@@ -133,6 +134,10 @@ class ModelDensity(Density):
             self.prior.fit(self._on_edge(batches, below))
             fitted.append("prior")
         return fitted
+
+    def fit(self, batches: Callable[[], Iterator[Tensor]]) -> None:
+        """As a part of another model: fits its own parts to the items on its edge."""
+        self.fit_parts(lambda: ((x, None) for x in batches()))
 
     def _on_edge(self, batches: Batches, edge: int) -> Callable[[], Iterator[Tensor]]:
         return lambda: (self.encode(x, c, edge) for x, c in batches())

@@ -32,11 +32,11 @@ class Ledger(NamedTuple):
 
 
 def total(terms: Mapping[str, Tensor]) -> Tensor:
-    """The sum of all terms."""
-    first, *rest = terms.values()
-    for value in rest:
-        first = first + value
-    return first
+    """The sum of all terms, from the top down: so a model in a model sums to the very number of the flat one."""
+    *rest, value = terms.values()
+    for each in reversed(rest):
+        value = each + value
+    return value
 
 
 def views(names: Mapping[str, object] | list[str]) -> dict[str, list[str]]:

@@ -35,7 +35,8 @@ class Vamp(DensityPart):
         yield from super().misfits(slot)
         if slot.beneath is not None and slot.beneath.labels is not None:
             yield Misfit(
-                f"'{self.type}' has no class labels for its pseudo-inputs, and the stage below it takes labels; labels: false there would do."
+                f"'{self.type}' has no class labels for its pseudo-inputs, and the stage below it takes labels; "
+                "labels: false there would do."
             )
 
     def make(self, slot: Slot, children: Mapping[str, nn.Module]) -> nn.Module:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, ClassVar
 
 import torch
@@ -97,7 +97,7 @@ class LatentStage(Stage):
         q, p = parts["posterior"], parts["likelihood"]
         assert isinstance(q, Density) and isinstance(p, Density)
         self.posterior, self.likelihood, self.labels = q, p, labels
-        self.closed_form = q.closed_form
+        self.closed_form, self.needs_fit = q.closed_form, p.needs_fit
         # Says which precision the nets have; cheaper to ask in every step than their parameters are.
         self.like: Tensor
         self.register_buffer("like", torch.zeros(()), persistent=False)
@@ -129,6 +129,10 @@ class LatentStage(Stage):
     def p_features(self, z: Tensor, c: Tensor | None = None) -> Tensor:
         """Parameters of the likelihood."""
         return self.decoder(z if self.labels is None or c is None else with_label(z, c, self.labels))
+
+    def fit(self, batches: Callable[[], Iterator[Tensor]]) -> None:
+        """Fits a likelihood that is a model with parts to fit."""
+        self.likelihood.fit(batches)
 
     def lend(self) -> Posterior:
         """Lends the features, the encoder and q."""
