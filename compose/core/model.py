@@ -129,11 +129,17 @@ class ModelDensity(Density):
             if stage.needs_fit:
                 stage.fit(self._on_edge(batches, i))
                 fitted.append(f"stages.{i}")
-        if self.prior.needs_fit:
+        if isinstance(self.prior, ModelDensity):
+            prior = self.prior
+            fitted += [f"prior.{name}" for name in prior.fit_parts(lambda: self._for_nested(batches))]
+        elif self.prior.needs_fit:
             below = len(self.stages) - 1 if self.prior.needs_posterior else len(self.stages)
             self.prior.fit(self._on_edge(batches, below))
             fitted.append("prior")
         return fitted
+
+    def _for_nested(self, batches: Batches) -> Iterator[tuple[Tensor, Tensor | None]]:
+        return ((self.encode(x, c), self._for_prior(c)) for x, c in batches())
 
     def fit(self, batches: Callable[[], Iterator[Tensor]]) -> None:
         """As a part of another model: fits its own parts to the items on its edge."""
