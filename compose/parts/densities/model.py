@@ -39,8 +39,13 @@ class Model(DensityPart):
         return weakest(part.kind(inner) for part, inner in self.nested(slot).values())
 
     def misfits(self, slot: Slot) -> Iterator[Misfit]:
-        """As any density; and a model's own ``labels`` are taken by its parts, never by itself."""
-        yield from super().misfits(slot)
+        """As any density; and the class label is taken by a model's parts, never by the model itself."""
+        yield from (reason for reason in super().misfits(slot) if reason.key != "labels")
+        if self.labels:
+            message = (
+                f"'{self.type}' hands the class label on to its parts; set 'labels' on the one that is to take it."
+            )
+            yield Misfit(message, key="labels", swap=False)
 
     def nested(self, slot: Slot) -> dict[str, tuple[Part, Slot]]:
         """Each stage stands on what the one below gives; the prior closes the last edge."""
