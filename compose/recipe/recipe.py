@@ -101,9 +101,11 @@ class Phase(Declared):
     def _one_budget(self) -> Phase:
         given = [key for key in ("steps", "epochs", "seconds") if getattr(self, key) is not None]
         if len(given) != 1:
-            came = f"{' and '.join(given)} are given" if given else "none is given"
+            came = f"{' and '.join(given)} are given; null takes one away" if given else "none is given"
             raise PydanticCustomError(
-                "budget", "a phase has one budget, steps, epochs or seconds, and {came}", {"came": came, "keys": "steps epochs seconds"}
+                "budget",
+                "a phase has one budget, steps, epochs or seconds, and {came}",
+                {"came": came, "keys": "steps epochs seconds"},
             )
         return self
 

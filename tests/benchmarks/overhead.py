@@ -118,7 +118,7 @@ def main() -> dict[tuple[int, int, int], tuple[float, float]]:
             f"{name:12} operations {counts[0]} / {counts[1]} = {found[size][0]:.3f}   "
             f"time {found[size][1]:.3f} (quartiles {quartiles[0]:.3f} to {quartiles[2]:.3f}, {ROUNDS} rounds)"
         )
-        print(message)  # noqa: T201
+        print(message)
     return found
 
 

@@ -125,7 +125,7 @@ def test_a_missing_key():
 
 def test_budgets():
     beginning = "r.yaml:7:5 train.0: a phase has one budget, steps, epochs or seconds, and "
-    assert said("steps: 10", "steps: 10, epochs: 2") == f"{beginning}steps and epochs are given."
+    assert said("steps: 10", "steps: 10, epochs: 2") == f"{beginning}steps and epochs are given; null takes one away."
     assert said(" steps: 10,", "") == f"{beginning}none is given."
     assert (
         said("steps: 10", "steps: ten")
