@@ -50,11 +50,7 @@ def rational_quadratic(
     d0, d1, s = at(slope), at(slope, 1), height / width
     curve = d0 + d1 - 2 * s
     if inverse:
-        rise = clamped - y0
-        a = height * (s - d0) + rise * curve
-        b = height * d0 - rise * curve
-        c = -s * rise
-        theta = 2 * c / (-b - torch.sqrt((b * b - 4 * a * c).clamp_min(0)))
+        theta = _solve(clamped - y0, height, d0, d1, s).to(x.dtype)
         value = x0 + theta * width
     else:
         theta = (clamped - x0) / width
@@ -63,6 +59,19 @@ def rational_quadratic(
     slope_here = d1 * theta * theta + 2 * s * mix + d0 * (1 - theta) * (1 - theta)
     log_det = 2 * torch.log(s) + torch.log(slope_here) - 2 * torch.log(s + curve * mix)
     return torch.where(inside, value, x), torch.where(inside, -log_det if inverse else log_det, 0.0)
+
+
+def _solve(rise: Tensor, height: Tensor, d0: Tensor, d1: Tensor, s: Tensor) -> Tensor:
+    """How far along its bin, from 0 to 1, the spline has risen by ``rise``; in float64.
+
+    Where slopes differ much the coefficients cancel, and in float32 the answer may lie anywhere in the bin.
+    """
+    rise, height, d0, d1, s = (each.double() for each in (rise, height, d0, d1, s))
+    curve = d0 + d1 - 2 * s
+    a = height * (s - d0) + rise * curve
+    b = height * d0 - rise * curve
+    c = -s * rise
+    return 2 * c / (-b - torch.sqrt((b * b - 4 * a * c).clamp_min(0)))
 
 
 def _knots(raw: Tensor, bound: float) -> Tensor:
