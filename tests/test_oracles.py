@@ -1,4 +1,4 @@
-"""What the project computes, against the same computed otherwise: by torch.distributions, pyro, or itself rearranged."""
+"""What the project computes, against the same computed otherwise: by torch.distributions, by pyro, by itself."""
 
 from __future__ import annotations
 
