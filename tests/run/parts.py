@@ -52,6 +52,8 @@ class Failing(DensityPart):
     """In how many steps it fails."""
     gradient_only: bool = False
     """Whether the value is finite and only its gradient is not."""
+    on_second_device: bool = False
+    """Whether only the second of several devices fails, in its value and not in its gradient."""
 
     def make(self, slot: Slot, children: Mapping[str, nn.Module]) -> nn.Module:
         """The density in its slot."""
@@ -70,6 +72,8 @@ class FailingDensity(Density):
         value = -(0.5 * noise * noise + self.log_scale).sum(1) - 0.5 * math.log(2 * math.pi) * self.space.dim
         if not self.training or not self._fails():
             return value
+        if self.options.on_second_device:
+            return value + math.inf if torch.distributed.get_rank() == 1 else value
         # The square root of 0 is finite, and its slope is not.
         return value + (self.log_scale.sum() * 0).sqrt() if self.options.gradient_only else value * math.nan
 

@@ -125,6 +125,15 @@ def test_an_error_of_another_process_keeps_its_type(recipe, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_loss_that_is_not_finite_on_one_device_is_skipped_on_all(recipe, tmp_path, plugin):
+    """Its gradient is finite, so nothing but the loss tells the other device."""
+    made = recipe(prior={"type": "failing", "first": 4, "count": 3, "on_second_device": True}, validate_every=1)
+    run = train(made, tmp_path / "run", devices=2, accelerator="cpu", threads=1, progress=False)
+    skipped = [line["skipped"] for line in run.metrics() if "skipped" in line]
+    assert skipped == [0, 0, 0, 0, 1, 2, *[3] * 14]
+
+
+@pytest.mark.slow
 def test_a_script_needs_only_the_usual_guard(tmp_path):
     """The same from a file of one's own, in a process of its own."""
     script = tmp_path / "mine.py"

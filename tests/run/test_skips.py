@@ -15,6 +15,7 @@ from compose.run import state
 from compose.run.directory import Run
 from compose.run.player import Actor, make_optimizer
 from compose.run.skips import IN_A_ROW, Skips
+from compose.run.stretch import Stretch
 from compose.run.train import resume
 
 OPTIMIZERS = ("adamw", "adam", "sgd", "adamax")
@@ -83,6 +84,28 @@ def test_the_log_counts_skips_and_says_null_where_nothing_is_finite(recipe, go, 
     assert "NaN" not in (run.path / "metrics.jsonl").read_text()
 
 
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The steps that a training begins."""
+    begun: list[int] = []
+    real = Stretch._step
+
+    def step(self: Stretch, wrapped: Any) -> None:
+        begun.append(self.at["step"])
+        real(self, wrapped)
+
+    monkeypatch.setattr(Stretch, "_step", step)
+    return begun
+
+
+def test_ten_in_a_row_stop_it_within_ten_more(recipe, go, tmp_path, plugin, steps):
+    """Long before the next look at the validation set."""
+    made = recipe(prior={"type": "failing", "first": 12, "count": 10}, steps=100, validate_every=100)
+    with pytest.raises(TrainingError, match="up to step 22"):
+        go(made, tmp_path / "run")
+    assert len(steps) <= 31
+
+
 def test_ten_in_a_row_stop_it_and_keep_the_last_good_checkpoint(recipe, go, tmp_path, plugin):
     made = recipe(prior={"type": "failing", "first": 12, "count": 10}, steps=60, validate_every=6)
     with pytest.raises(TrainingError) as told:
@@ -102,6 +125,12 @@ def test_ten_in_a_row_stop_it_and_keep_the_last_good_checkpoint(recipe, go, tmp_
 def test_the_term_is_named_with_its_part(recipe, go, tmp_path, plugin):
     made = recipe(prior={"type": "failing", "first": 3, "count": 10**6}, steps=60, validate_every=3)
     with pytest.raises(TrainingError, match=r"the term z1\.log_prior of model\.prior\. The last good"):
+        go(made, tmp_path / "run")
+
+
+def test_a_streak_at_the_very_end_is_found(recipe, go, tmp_path, plugin):
+    made = recipe(prior={"type": "failing", "first": 5, "count": 10}, steps=15, validate_every=15)
+    with pytest.raises(TrainingError, match="up to step 15"):
         go(made, tmp_path / "run")
 
 
