@@ -17,6 +17,7 @@ from compose.core.terms import rates_and_distortion
 from compose.recipe.recipe import Phase
 from compose.run import state
 from compose.run.batches import Batches
+from compose.run.budget import Budget
 from compose.run.diagnosis import diagnosis
 from compose.run.evaluate import negative_elbo
 from compose.run.log import Log
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 CHECKPOINT_SECONDS = 60.0
 LOG_STEPS = 50
-LOOKS = 10
 
 
 class Stretch:
@@ -54,8 +54,8 @@ class Stretch:
         skipped = self.at["skipped"] or [0] * len(self.phase.players)
         players = zip(self.phase.players, skipped, strict=True)
         self.actors = [Actor(player, loop.recipe, self.model, count) for player, count in players]
-        self.every = self._validation_interval()
-        self.log_every = max(1, min(LOG_STEPS, self.every))
+        self.budget = Budget(self.phase, len(loop.source.train), self.at)
+        self.log_every = min(LOG_STEPS, self.budget.every or LOG_STEPS)
 
     def go(self) -> None:
         """Trains to the end of the budget and leaves the best weights in the model."""
@@ -63,11 +63,11 @@ class Stretch:
         wrapped = self.fabric.setup_module(self.model, move_to_device=False)
         saved = time.monotonic()
         with random.shard(*self.shard):
-            while self._done() < 1:
+            while self.budget.done() < 1:
                 began = time.monotonic()
                 self._step(wrapped)
                 self._tick(time.monotonic() - began)
-                due = self._due()
+                due = self.budget.due()
                 if due:
                     self._validate()
                 if due or time.monotonic() - saved > CHECKPOINT_SECONDS:
@@ -111,7 +111,7 @@ class Stretch:
         x, c = self.batches.at(step)
         for j, actor in enumerate(self.actors):
             self._turn(j, step)
-            rate = actor.set_rate(step, self._done())
+            rate = actor.set_rate(step, self.budget.done())
             loss = actor.loss(wrapped, x, c, step)
             self.fabric.backward(loss.value)
             actor.step(step, self._shared(loss.value.detach()))
@@ -147,7 +147,7 @@ class Stretch:
         others = {"player": player} if len(self.actors) > 1 else {}
         others |= {"lr": rate, "skipped": self.actors[player].skips.total, "seconds": self.at["seconds"]}
         self.log.write(self.index, self.at["step"] + 1, **others, **values)
-        self.view.update(self._done(), values)
+        self.view.update(self.budget.done(), values)
 
     def _stop_if_hopeless(self) -> None:
         """Ends the training where ten steps in a row were not finite."""
@@ -222,28 +222,3 @@ class Stretch:
 
     def _optimizers(self) -> dict[str, Any]:
         return {f"optimizer{j}": actor.optimizer for j, actor in enumerate(self.actors)}
-
-    def _done(self) -> float:
-        """The share of the budget that is spent."""
-        if self.phase.seconds is not None:
-            return self.at["seconds"] / self.phase.seconds
-        return self.at["step"] / self._steps()
-
-    def _steps(self) -> int:
-        if self.phase.steps is not None:
-            return self.phase.steps
-        assert self.phase.epochs is not None, "a phase without a budget passed the check"
-        return max(1, math.ceil(self.phase.epochs * len(self.loop.source.train) / self.phase.batch_size))
-
-    def _validation_interval(self) -> int:
-        if self.phase.validate_every is not None:
-            return self.phase.validate_every
-        return 1 << 62 if self.phase.seconds is not None else max(1, math.ceil(self._steps() / LOOKS))
-
-    def _due(self) -> bool:
-        """Whether a look at the validation set is due: by steps, or ten times over a budget in seconds."""
-        if self.phase.seconds is None or self.phase.validate_every is not None:
-            return self.at["step"] % self.every == 0
-        looks = int(self._done() * LOOKS)
-        due, self.at["looks"] = looks > self.at["looks"], max(looks, self.at["looks"])
-        return due

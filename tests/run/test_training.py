@@ -18,7 +18,7 @@ from compose.data.source import Source, Split
 from compose.parts.stages.latent import Latent
 from compose.parts.stages.standardize import Standardize
 from compose.recipe.build import build
-from compose.run import evaluate, stretch
+from compose.run import budget, evaluate, stretch
 from compose.run.batches import Batches
 from compose.run.directory import Run
 from compose.run.sample import sample
@@ -76,9 +76,9 @@ def test_warm_up_rises_linearly_and_multiplies_the_schedule(recipe, go, tmp_path
     assert [line["lr"] / LR for line in lines(run)] == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("budget, steps", [({"steps": 13}, 13), ({"epochs": 1.5}, 30), ({"epochs": 0.01}, 1)])
-def test_budgets_by_steps_and_epochs(recipe, go, tmp_path, budget, steps):
-    run = go(recipe(**budget), tmp_path / "run")
+@pytest.mark.parametrize("given, steps", [({"steps": 13}, 13), ({"epochs": 1.5}, 30), ({"epochs": 0.01}, 1)])
+def test_budgets_by_steps_and_epochs(recipe, go, tmp_path, given, steps):
+    run = go(recipe(**given), tmp_path / "run")
     assert run.metrics()[-1]["step"] == steps
 
 
@@ -105,7 +105,7 @@ def test_a_budget_in_seconds_leaves_evaluation_out(recipe, go, tmp_path, monkeyp
 
 def test_a_budget_in_real_seconds(recipe, go, tmp_path):
     run = go(recipe(seconds=0.3), tmp_path / "run")
-    assert len(lines(run, "validation -ELBO")) <= stretch.LOOKS
+    assert len(lines(run, "validation -ELBO")) <= budget.LOOKS
     assert run.metrics()[-1]["step"] >= 1
 
 
@@ -343,3 +343,13 @@ def test_what_cannot_start_makes_no_directory(recipe, tmp_path: Path):
         with pytest.raises(TrainingError, match=message):
             train(recipe(), tmp_path / "run", **{"accelerator": "cpu", "progress": False, **how})
         assert not (tmp_path / "run").exists()
+
+
+def test_progress_takes_the_loss_apart(recipe, go, tmp_path, capsys):
+    phases = [{"steps": 60, "batch_size": 50}, {"steps": 3, "batch_size": 50}]
+    go(recipe(train=phases), tmp_path / "run", progress=True)
+    shown = capsys.readouterr().err
+    for text in ("training 1 of 2", "training 2 of 2", "validation -ELBO", "nats", "distortion", "rate z1"):
+        assert text in shown
+    go(recipe(steps=2), tmp_path / "quiet")
+    assert not capsys.readouterr().err
