@@ -334,6 +334,14 @@ def test_a_nested_model_is_fitted_as_the_flattened_one():
         assert float(one.abs().min()) > 0 and torch.equal(one, other)
 
 
+def test_a_model_as_likelihood_is_fitted():
+    likelihood = {"type": "model", "stages": ["standardize"]}
+    built = model(PLANE, {"stages": [{"type": "latent", "dim": 2, "likelihood": likelihood}]})
+    x = 5 + 3 * torch.randn(500, 3).double()
+    assert built.fit_parts(lambda: [(x, None)]) == ["stages.0"]
+    close(built.get_buffer("stages.0.likelihood.stages.0.mean"), x.mean(0), 1e-6)
+
+
 def test_a_model_takes_no_label_for_itself():
     part = Model.model_validate({"stages": ["latent"], "labels": True})
     (reason,) = part.misfits(Slot("prior", BITS, labels=Codes((), 3, ordered=False)))
