@@ -57,6 +57,10 @@ def check_part(part: type[Part] | Part, only: Iterable[str] | None = None) -> di
     kind = part if isinstance(part, type) else type(part)
     if kind.role not in _ROLES:
         raise ContractError(f"{kind.__name__} has role {kind.role!r}; wanted one of {', '.join(_ROLES)}.")
+    known = contracts(kind.role)
+    counts = dict.fromkeys(known if only is None else only, 0)
+    if unknown := [name for name in counts if name not in known]:
+        raise ContractError(f"a {kind.role} has no contract {', '.join(unknown)}; it has {', '.join(known)}.")
     candidates, of_role = _ROLES[kind.role]
     forms = list(variants(part))
     declared = [Declaration(kind, form, tuple(candidates(form))) for form in forms] or [Declaration(kind)]
@@ -66,8 +70,6 @@ def check_part(part: type[Part] | Part, only: Iterable[str] | None = None) -> di
         raise ContractError(
             f"{kind.__name__} fits none of {len(places)} places; of the first it says: {places[0].reasons}"
         )
-    wanted = contracts(kind.role) if only is None else list(only)
-    counts = dict.fromkeys(wanted, 0)
     for each in declarations.CONTRACTS:
         if each.name in counts:
             counts[each.name] = _try(each, declared)

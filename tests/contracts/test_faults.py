@@ -166,6 +166,11 @@ def test_a_part_that_fits_nowhere_is_told():
         check_part(Nowhere)
 
 
+def test_a_contract_that_does_not_exist_is_told():
+    with pytest.raises(ContractError, match="a net has no contract bijections_invert; it has it_says"):
+        check_part(registry.load("net", "mlp"), ["bijections_invert"])
+
+
 def test_a_declaration_is_held_to_its_form():
     class Mute(registry.load("density", "normal")):
         """Says too little."""
