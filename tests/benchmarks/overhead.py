@@ -109,7 +109,8 @@ def main() -> dict[tuple[int, int, int], tuple[float, float]]:
     for size in SIZES:
         composed, plain = steps(*size)
         counts = operations(composed), operations(plain)
-        seconds(composed), seconds(plain)
+        for warm in (composed, plain):
+            seconds(warm)
         ratios = [seconds(composed) / seconds(plain) for _ in range(ROUNDS)]
         found[size] = counts[0] / counts[1], statistics.median(ratios)
         name = "-".join(map(str, size))
