@@ -15,11 +15,9 @@ help: ## say this
 	@echo
 	@echo "PYTHON=... picks the interpreter; PIP_ARGS=... goes to pip (an index or folder with torch's CPU build, say)."
 
-demo: $(DEMO)/scores.json ## train a VAE with a flow prior on the digits (once); ledger and where the samples lie
-	$(BIN)/compose show $(DEMO)
-
-$(DEMO)/scores.json: | .venv/installed
-	@if [ -f $(DEMO)/model.safetensors ]; then set -- evaluate $(DEMO); \
+demo: | .venv/installed ## train a VAE with a flow prior on the digits (once); ledger and where the samples lie
+	@if [ -f $(DEMO)/scores.json ]; then set -- show $(DEMO); \
+	elif [ -f $(DEMO)/model.safetensors ]; then set -- evaluate $(DEMO); \
 	elif [ -f $(DEMO)/recipe.yaml ]; then set -- train --resume $(DEMO); \
 	else set -- train vae_flow_prior --out $(DEMO); fi; \
 	echo $(BIN)/compose "$$@"; $(BIN)/compose "$$@"
