@@ -202,9 +202,6 @@ def _training(form: Form, space: Space, labels: Codes | None) -> Iterator[_Findi
                 inner = (*at, "objectives", k, "objective")
                 for misfit in term.objective.misfits(slot):
                     yield _finding(form, inner, term.objective, slot, misfit)
-            if all(term.start for term in player.objectives):
-                message = f"no objective of this player sets in before step {player.objectives[0].start}."
-                yield _Finding(form.written((*at, "objectives", 0, "start")), message, lambda: "Let one start at 0.")
         yield from _claims(form, phase, ("train", i, "players"), parts)
 
 

@@ -140,13 +140,6 @@ def test_what_to_train():
     assert second.startswith("    There is: model, model.prior, model.stages.0,")
 
 
-def test_some_objective_sets_in_at_once():
-    players = "  - {steps: 10, players: [{objectives: [{objective: elbo, start: 5}]}]}\n"
-    (fault,) = faults_of(SOUND + players)
-    assert fault.path == "train.1.players.0.objectives.0.start"
-    assert fault.message == "no objective of this player sets in before step 5."
-
-
 def test_no_part_has_two_players():
     players = """\
   - steps: 10
