@@ -240,10 +240,10 @@ class DataPart(Part):
         raise NotImplementedError(f"{self.__class__.__name__} must say how it is read")
 
 
-def as_real(space: Space, one_hot: bool = True) -> Real:
+def as_real(space: Space) -> Real:
     """The space of the features that a net sees of ``space``: codes scaled (ordered) or one-hot (unordered)."""
     if isinstance(space, Real):
         return space
-    if space.ordered or not one_hot:
+    if space.ordered:
         return Real(space.shape)
     return Real((space.size, *space.shape))
