@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +30,12 @@ USES: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(scope="module", params=ROLES)
-def fresh(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path, Path]]:
+def fresh(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path, Path]:
     """A role, and the two files of a new part of it, which is loaded."""
     role: str = request.param
     plugin, test = scaffold(f"fresh_{role}", role, tmp_path_factory.mktemp("plugin") / "parts" / "mine.py")
     registry.load_plugin(plugin)
-    yield role, plugin, test
-    del registry._plugged[role][f"fresh_{role}"]
+    return role, plugin, test
 
 
 def test_it_keeps_the_contracts(fresh: tuple[str, Path, Path]):

@@ -9,7 +9,6 @@ import pytest
 from jsonschema import Draft202012Validator
 from torch import nn
 
-from compose.core import registry
 from compose.recipe.check import check, check_tree
 from compose.recipe.fits import survey
 from compose.recipe.read import read_tree
@@ -155,10 +154,7 @@ def test_schema(compose, tmp_path: Path):
 
 def test_schema_knows_a_plugin(compose, tmp_path: Path):
     assert compose("new", "part", "fresh", "--role", "net", "--out", tmp_path / "fresh.py").code == 0
-    try:
-        printed = json.loads(compose("schema", "--plugin", tmp_path / "fresh.py").out)
-        assert "net.fresh" in printed["$defs"]
-        done = compose("check", "vae", "model.stages.0.encoder=fresh", "--plugin", tmp_path / "fresh.py")
-        assert done.code == 0 and "fresh" in done.out
-    finally:
-        registry._plugged["net"].pop("fresh", None)
+    printed = json.loads(compose("schema", "--plugin", tmp_path / "fresh.py").out)
+    assert "net.fresh" in printed["$defs"]
+    done = compose("check", "vae", "model.stages.0.encoder=fresh", "--plugin", tmp_path / "fresh.py")
+    assert done.code == 0 and "fresh" in done.out

@@ -10,7 +10,6 @@ from xml.etree import ElementTree
 
 import pytest
 
-from compose.core import registry
 from tests.docs.blocks import LANGUAGES, PAGES, ROOT, Block, Reader, blocks, require_quoted
 
 _LINK = re.compile(r"\]\(([^)#]+)[^)]*\)")
@@ -26,8 +25,6 @@ def test_a_page_can_be_followed_literally(page: Path, tmp_path: Path, monkeypatc
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "120")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setattr(registry, "_plugged", {role: dict(parts) for role, parts in registry._plugged.items()})
-    monkeypatch.setattr(registry, "_plugins", {})
     reader = Reader(tmp_path)
     for block in blocks(page):
         reader.follow(block)

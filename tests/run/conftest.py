@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -71,10 +71,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 @pytest.fixture
-def plugin(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def plugin() -> Path:
     """Parts that misbehave, loaded for one test."""
-    monkeypatch.setattr(registry, "_plugged", {role: dict(parts) for role, parts in registry._plugged.items()})
-    monkeypatch.setattr(registry, "_plugins", registry.plugins())
     file = Path(__file__).with_name("parts.py")
     registry.load_plugin(file)
-    yield file
+    return file
