@@ -60,7 +60,8 @@ class MLPNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Applies all layers."""
-        return self.layers(x.flatten(1)).unflatten(1, self.shape) if len(self.shape) > 1 else self.layers(x.flatten(1))
+        y = self.layers(x if x.dim() == 2 else x.flatten(1))
+        return y.unflatten(1, self.shape) if len(self.shape) > 1 else y
 
 
 class Gated(nn.Module):

@@ -6,7 +6,6 @@ spline replaces nflows' masked one, which breaks graphs and fails at extreme flo
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Literal
 
@@ -17,7 +16,6 @@ from nflows.transforms import (
     CompositeTransform,
     InverseTransform,
     LULinear,
-    MaskedAffineAutoregressiveTransform,
     RandomPermutation,
     Transform,
 )
@@ -27,6 +25,7 @@ from torch import Tensor, nn
 
 from compose.core.declare import Misfit
 from compose.core.spaces import Real
+from compose.nets.autoregressive import MaskedAutoregressive
 from compose.nets.spline import rational_quadratic
 
 
@@ -164,14 +163,8 @@ def _layer(i: int, dim: int, options: TransformOptions, context: int) -> Transfo
 
 
 def _maf(dim: int, options: TransformOptions, context: int) -> Transform:
-    maf = MaskedAffineAutoregressiveTransform(
-        dim, max(options.hidden, dim), context_features=context or None, num_blocks=options.blocks
-    )
-    final = maf.autoregressive_net.final_layer
-    _quiet(maf, final)
-    # nflows scales by softplus(raw) + 1e-3; this raw value makes it 1.
-    final.bias.data[0::2] = math.log(math.expm1(1 - 1e-3))
-    return maf
+    maf = MaskedAutoregressive(dim, options.hidden, options.blocks, context)
+    return _quiet(maf, maf.last)
 
 
 def _quiet(net: nn.Module, final: nn.Module) -> nn.Module:
