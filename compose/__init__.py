@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from compose.run.evaluate import evaluate
     from compose.run.sample import sample
     from compose.run.train import train
+    from compose.verification import verify, verify_all
 
 #: Where each public name lives.
 _HOMES = {
@@ -78,6 +79,7 @@ _HOMES = {
     "compose.run.evaluate": ("evaluate",),
     "compose.run.sample": ("sample",),
     "compose.run.train": ("train",),
+    "compose.verification": ("verify", "verify_all"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -134,6 +136,8 @@ __all__ = [
     "register",
     "sample",
     "train",
+    "verify",
+    "verify_all",
 ]
 
 

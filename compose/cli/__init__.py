@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from compose.cli import catalogue, compare, recipes, runs
+from compose.cli import catalogue, compare, recipes, runs, verification
 from compose.core.errors import ComposeError
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ for command in (recipes.check, recipes.fits, catalogue.parts, recipes.equation, 
 for command in (runs.train, runs.evaluate, runs.sample, compare.diff):
     app.command()(command)
 app.command("show")(runs.show_run)
+app.command()(verification.verify)
 new.command("part")(catalogue.new_part)
 app.add_typer(new, name="new")
 
@@ -51,6 +52,7 @@ def options(
       compose recipes                                what is shipped
       compose check vae_flow_prior                   the stack, with the space on every edge
       compose fits vae_flow_prior --at model.prior   what else fits there
+      compose verify vae_flow_prior                  its likelihood, proven
       compose train vae_flow_prior                   a run, with its ledger and pictures
     """
 

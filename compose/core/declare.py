@@ -122,6 +122,10 @@ class Part(Declared):
     type: ClassVar[str] = ""
     role: ClassVar[str] = ""
     source: ClassVar[str] = ""
+    #: Why it computes something else in training mode, where it does.
+    training_differs: ClassVar[str] = ""
+    #: Names of its module's parameters that no gradient reaches, where that is meant.
+    untrained: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     def called(cls) -> str:

@@ -78,6 +78,10 @@ class Density(nn.Module):
         """``E_q log p(z)`` in closed form, ``(batch,)``; only where ``closed_form`` is true."""
         raise NotImplementedError(f"{self.__class__.__name__} declares no closed form")
 
+    def in_pyro(self, n: int, c: Tensor | None = None) -> Any:
+        """The same distribution from Pyro's library, ``n`` items as its batch; none where Pyro has none."""
+        return None
+
     def bind(self, posterior: Posterior) -> None:
         """Receives the posterior right below; only where ``needs_posterior`` is true."""
         raise NotImplementedError(f"{self.__class__.__name__} declares no need of a posterior")
@@ -112,6 +116,8 @@ class Step(NamedTuple):
 class Stage(nn.Module):
     """One step between two edges: ``infer`` goes up, ``generate`` comes down.
 
+    A stage that ``draws`` its item above says from what by ``up``, and by ``down`` from what it draws the item below.
+
     Args:
         below: Space of the item it stands on.
         above: Space of the item it gives.
@@ -119,6 +125,7 @@ class Stage(nn.Module):
 
     closed_form: bool = False
     needs_fit: bool = False
+    draws: bool = False
 
     def __init__(self, below: Space, above: Space) -> None:
         super().__init__()
@@ -134,6 +141,14 @@ class Stage(nn.Module):
     @abstractmethod
     def generate(self, z: Tensor, c: Tensor | None = None) -> Tensor:
         """Comes down from ``z``, ``(batch, *above.shape)``. Sends no gradient."""
+
+    def up(self, x: Tensor, c: Tensor | None = None) -> tuple[Density | None, Tensor | None]:
+        """The density over the item above and its condition given ``x``; none where it is no density of ours."""
+        return None, None
+
+    def down(self, z: Tensor, c: Tensor | None = None) -> tuple[Density | None, Tensor | None]:
+        """The density over the item below and its condition given ``z``; none where ``generate`` leaves no chance."""
+        return None, None
 
     def fit(self, batches: Callable[[], Iterator[Tensor]]) -> None:
         """Fits what is not trained to all items below; only where ``needs_fit`` is true."""

@@ -21,9 +21,14 @@ class MaskedLinear(nn.Linear):
         self.mask: Tensor
         self.register_buffer("mask", (gives[:, None] >= takes).to(self.weight.dtype), persistent=False)
 
-    def forward(self, x: Tensor) -> Tensor:
+    @property
+    def masked(self) -> Tensor:
+        """The weights that count, ``(outputs, inputs)``."""
+        return self.weight * self.mask
+
+    def forward(self, input: Tensor) -> Tensor:
         """Maps ``(batch, inputs)`` to ``(batch, outputs)``."""
-        return linear(x, self.weight * self.mask, self.bias)
+        return linear(input, self.masked, self.bias)
 
 
 class MaskedAutoregressive(Transform):
@@ -48,7 +53,7 @@ class MaskedAutoregressive(Transform):
         self.counts = [int((seen <= i).sum()) for i in range(dim)]
         self.first = MaskedLinear(torch.arange(dim) + 1, seen)
         self.context = nn.Linear(context, hidden, bias=False) if context else None
-        self.blocks = nn.ModuleList(MaskedLinear(seen, seen) for _ in range(blocks))
+        self.blocks = nn.Sequential(*(MaskedLinear(seen, seen) for _ in range(blocks)))
         self.last = MaskedLinear(seen, torch.arange(dim).repeat(2))
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -61,14 +66,14 @@ class MaskedAutoregressive(Transform):
         shift, log_scale = _split(self.last(relu(h)))
         return inputs * log_scale.exp() + shift, log_scale.sum(1)
 
-    def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         """Noise to data, coordinate by coordinate."""
         steered = None if self.context is None else self.context(context)
-        maps = [(each.weight * each.mask, each.bias) for each in (self.first, *self.blocks, self.last)]
-        (first, first_bias), *blocks, (last, last_bias) = maps
+        first, last, first_bias, last_bias = self.first.masked, self.last.masked, self.first.bias, self.last.bias
+        blocks = [(block.masked, block.bias) for block in self.blocks if isinstance(block, MaskedLinear)]
         dim, known = inputs.shape[1], 0
         x, log_det = inputs[:, :0], inputs.new_zeros(inputs.shape[0])
-        layers = [inputs[:, :0]] * len(maps[1:])
+        layers = [inputs[:, :0]] * (len(blocks) + 1)
         for i in range(dim):
             new, known = slice(known, self.counts[i]), self.counts[i]
             if new.stop > new.start:

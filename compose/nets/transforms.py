@@ -164,7 +164,8 @@ def _layer(i: int, dim: int, options: TransformOptions, context: int) -> Transfo
 
 def _maf(dim: int, options: TransformOptions, context: int) -> Transform:
     maf = MaskedAutoregressive(dim, options.hidden, options.blocks, context)
-    return _quiet(maf, maf.last)
+    _quiet(maf, maf.last)
+    return maf
 
 
 def _quiet(net: nn.Module, final: nn.Module) -> nn.Module:

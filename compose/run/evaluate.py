@@ -127,7 +127,7 @@ def evaluate(
     recipe, model = run.recipe, run.model().to(device)
     source = recipe.data.load().to(device)
     chosen = {name: _fixed(source, name) for name in splits}
-    draws = _draws(model, recipe.evaluate.samples, samples)
+    draws = draws_allowed(model, recipe.evaluate.samples, samples)
     with counting("evaluating", sum(map(len, chosen.values())) * draws, progress) as tick:
         found = {name: score(model, split, draws, recipe.evaluate.seed, rows, tick) for name, split in chosen.items()}
     scores = {
@@ -149,7 +149,13 @@ def _fixed(source: Source, name: str) -> Split:
     return source.split(name)
 
 
-def _draws(model: ModelDensity, default: int, asked: int | None) -> int:
+def draws_allowed(model: ModelDensity, default: int, asked: int | None) -> int:
+    """How many draws of each example a score takes: as asked, else the default; of an exact model one is all there is.
+
+    Raises:
+        KindError: more than one is asked of a model whose kind refuses importance weighting.
+        RunError: fewer than one.
+    """
     if asked is not None and asked < 1:
         raise RunError(f"{asked} draws of each example were asked for; wanted 1 at least.")
     if asked is not None and asked > 1 and not model.kind.importance_weighted:

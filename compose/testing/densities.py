@@ -237,7 +237,7 @@ def _check_expectation(density: Density) -> None:
         return (values * standard.log_prob(noise).sum(1).exp()).T
 
     came = density.expected_log_prob(Gaussian(loc, log_scale, log_scale.exp()))
-    same(came, integrate(integrand, density.space.dim), 1e-6, "expected_log_prob, against the integral")
+    same(came, integrate(integrand, density.space.dim).value, 1e-6, "expected_log_prob, against the integral")
 
 
 @contract(None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,14 +22,26 @@ Score = Callable[[Tensor], Tensor]
 #: How far weights are shaken before an integral, beside elsewhere: or stacked splines make spikes that no grid finds.
 CALM = 0.5
 DRAWS = 20_000
-_NOT_FROM = "samples are not from what is scored:"
 _CHUNK = 200_000
 _REACH = 6.0
-#: How much is given up at a level of halving, in the worst of the values.
-_GIVEN_UP = 1e-7
+#: How much is given up at a level of halving, in the worst of the values; the errors found come out far smaller.
+_GIVEN_UP = 3e-7
 
 
-def integrate(integrand: Callable[[Tensor], Tensor], dims: int, cells: int = 30) -> Tensor:
+class Integral(NamedTuple):
+    """An integral, and how far off it may be, by value, ``(values,)`` both."""
+
+    value: Tensor
+    error: Tensor
+
+
+def integrate(
+    integrand: Callable[[Tensor], Tensor],
+    dims: int,
+    cells: int = 30,
+    given_up: float = _GIVEN_UP,
+    most: int = 100_000_000,
+) -> Integral:
     """The integral over all of R^dims, by halving the cells where that still changes it.
 
     Coordinates are ``sinh(t)``, dense near 0 and wide, so that neither a narrow nor a wide peak escapes.
@@ -38,26 +50,32 @@ def integrate(integrand: Callable[[Tensor], Tensor], dims: int, cells: int = 30)
         integrand: ``(nodes, dims)`` to ``(nodes, values)``.
         dims: 0, 1 or 2.
         cells: How many cells an axis has at first.
+        given_up: What may be lost at a level of halving, in the worst of the values.
+        most: How many values are computed at most, about; the error then says what is left.
     """
     if dims == 0:
-        return integrand(torch.zeros(1, 0, dtype=torch.float64))[0]
+        value = integrand(torch.zeros(1, 0, dtype=torch.float64))[0]
+        return Integral(value, torch.zeros_like(value))
     half = _REACH / cells
     centres = _product(torch.linspace(-_REACH + half, _REACH - half, cells, dtype=torch.float64), dims)
     corners = _product(torch.tensor([-0.5, 0.5], dtype=torch.float64), dims)
     coarse = _cells(integrand, centres, half)
-    done = torch.zeros_like(coarse[0])
+    done, lost = torch.zeros_like(coarse[0]), torch.zeros_like(coarse[0])
+    left = torch.full_like(lost, torch.inf)
     for _ in range(14):
+        most -= coarse.numel() * len(corners) * len(_LEGENDRE[0]) ** dims
+        if not len(centres) or most < 0:
+            break
         children = (centres[:, None] + half * corners).flatten(0, 1)
         fine = _cells(integrand, children, half / 2)
-        errors = (fine.unflatten(0, (len(centres), -1)).sum(1) - coarse).abs().amax(1)
-        order = errors.argsort()
-        settled = torch.zeros_like(errors, dtype=torch.bool)
-        settled[order] = errors[order].cumsum(0) <= _GIVEN_UP
+        errors = (fine.unflatten(0, (len(centres), -1)).sum(1) - coarse).abs()
+        order = errors.amax(1).argsort()
+        settled = torch.zeros(len(errors), dtype=torch.bool)
+        settled[order] = errors.amax(1)[order].cumsum(0) <= given_up
         kept = settled.repeat_interleave(len(corners))
-        done, centres, coarse, half = done + fine[kept].sum(0), children[~kept], fine[~kept], half / 2
-        if not len(centres):
-            break
-    return done + coarse.sum(0)
+        done, lost, left = done + fine[kept].sum(0), lost + errors[settled].sum(0), errors[~settled].sum(0)
+        centres, coarse, half = children[~kept], fine[~kept], half / 2
+    return Integral(done + coarse.sum(0), lost + left)
 
 
 def _product(values: Tensor, dims: int) -> Tensor:
@@ -128,13 +146,21 @@ class NoiseOf:
 
 
 @torch.no_grad()
-def over_noise(score: Score, x: Tensor, weigh: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+def over_noise(
+    score: Score,
+    x: Tensor,
+    weigh: Callable[[Tensor, Tensor], Tensor],
+    given_up: float = _GIVEN_UP,
+    most: int = 2_000_000,
+) -> Integral:
     """The integral over the noise in ``score``, at most two numbers, for each row of ``x``.
 
     Args:
         score: Rows to values, ``(rows,)``; draws the noise.
         x: Rows.
         weigh: Values and the log-density of the noise, both ``(nodes, rows)``, to what is integrated.
+        given_up: As in ``integrate``.
+        most: As in ``integrate``.
     """
     noise = NoiseOf.found(score, x)
 
@@ -144,12 +170,12 @@ def over_noise(score: Score, x: Tensor, weigh: Callable[[Tensor, Tensor], Tensor
             values = score(x.repeat(len(nodes), *[1] * (x.dim() - 1)))
         return weigh(values.reshape(len(nodes), -1), noise.log_density(nodes)[:, None])
 
-    return integrate(integrand, sum(noise.sizes), cells=16)
+    return integrate(integrand, sum(noise.sizes), 16, given_up, most)
 
 
-def expectation(score: Score, x: Tensor) -> Tensor:
+def expectation(score: Score, x: Tensor) -> Integral:
     """The mean of each row's value over the noise in ``score``, at most two numbers."""
-    return over_noise(score, x, lambda values, log_density: values * log_density.exp())
+    return over_noise(score, x, lambda values, log_density: values * log_density.exp(), 1e-6)
 
 
 def measurable(space: Space, score: Score) -> bool:
@@ -157,6 +183,24 @@ def measurable(space: Space, score: Score) -> bool:
     if isinstance(space, Codes):
         return space.size**space.dim <= 64
     return space.dim + sum(NoiseOf.found(score, draw(space, 1)).sizes) <= 2
+
+
+class Measured(NamedTuple):
+    """What a score and draws come to.
+
+    Args:
+        total: The sum of ``E exp L`` over the space.
+        slack: How far from 1 it may be.
+        apart: How far the draws are from what is scored.
+        most: How far they may be.
+        how: What ``apart`` is.
+    """
+
+    total: float
+    slack: float
+    apart: float
+    most: float
+    how: str
 
 
 def check_mass_and_draws(space: Space, score: Score, items: Tensor) -> None:
@@ -167,39 +211,53 @@ def check_mass_and_draws(space: Space, score: Score, items: Tensor) -> None:
         score: Rows to L, ``(rows,)``, in nats; may draw noise.
         items: Draws from the distribution that ``score`` scores, ``(n, *space.shape)``.
     """
-    if isinstance(space, Real):
-        _check_reals(space, score, items)
-    else:
-        _check_codes(space, score, items)
+    total, slack, apart, most, how = measure(space, score, items)
+    require(
+        abs(total - 1) <= slack,
+        f"the sum over {space} of E exp L is {total:.9f}, wanted 1 to within {slack:.2g}",
+    )
+    require(apart <= most, f"samples are not from what is scored: {how} {apart:.3f}, at most {most:.3f}")
 
 
-def _check_total(total: float, space: Space, tolerance: float) -> None:
-    off = abs(total - 1)
-    require(off <= tolerance, f"the sum over {space} of E exp L is {total:.9f}, wanted 1 to within {tolerance:.2g}")
+def measure(space: Space, score: Score, items: Tensor) -> Measured:
+    """What ``check_mass_and_draws`` compares; the same arguments."""
+    return _measure_reals(space, score, items) if isinstance(space, Real) else _measure_codes(space, score, items)
 
 
-def _check_codes(space: Codes, score: Score, items: Tensor) -> None:
-    x = _product(torch.arange(space.size), space.dim).reshape(-1, *space.shape)
+def states(space: Codes) -> Tensor:
+    """Every item of a space, ``(size ** dim, *shape)``."""
+    return _product(torch.arange(space.size), space.dim).reshape(-1, *space.shape)
+
+
+def _measure_codes(space: Codes, score: Score, items: Tensor) -> Measured:
+    x = states(space)
     if sum(NoiseOf.found(score, x).sizes) <= 2:
-        probability = over_noise(score, x, lambda values, log_density: (values + log_density).exp())
-        _check_total(float(probability.sum()), space, 1e-6)
+        probability, error = over_noise(score, x, lambda values, log_density: (values + log_density).exp())
+        slack = max(1e-6, float(error.sum()))
     else:
         with torch.no_grad():
             draws = torch.stack([score(row.expand(DRAWS, *row.shape)) for row in x]).exp()
-        probability, error = draws.mean(1), float(draws.sum(0).std()) / math.sqrt(DRAWS)
-        require(error < 0.02, f"the sum over {space} of E exp L has a standard error of {error:.2g}: too wide to tell")
-        _check_total(float(probability.sum()), space, 5 * error)
+        probability, error = draws.mean(1), draws.sum(0).std() / math.sqrt(DRAWS)
+        require(
+            float(error) < 0.02,
+            f"the sum over {space} of E exp L has a standard error of {error:.2g}: too wide to tell",
+        )
+        slack = 5 * float(error)
     index = (items.flatten(1) * space.size ** torch.arange(space.dim).flip(0)).sum(1)
     frequency = torch.bincount(index, minlength=len(x)) / len(items)
-    distance, most = float((frequency - probability).abs().sum() / 2), math.sqrt(len(x) / len(items))
-    require(
-        distance <= most,
-        f"{_NOT_FROM} total variation {distance:.3f} over {len(items)} draws, at most {most:.3f}",
-    )
+    distance = float((frequency - probability).abs().sum() / 2)
+    how = f"total variation over {len(items)} draws"
+    return Measured(float(probability.sum()), slack, distance, _most(probability, len(items)), how)
+
+
+def _most(probability: Tensor, draws: int) -> float:
+    """A total variation that frequencies exceed once in 1e9: its mean, and McDiarmid's inequality beyond it."""
+    mean = float((2 * probability * (1 - probability).clamp_min(0) / (math.pi * draws)).sqrt().sum() / 2)
+    return mean + math.sqrt(math.log(1e9) / (2 * draws))
 
 
 @torch.no_grad()
-def _check_reals(space: Real, score: Score, items: Tensor) -> None:
+def _measure_reals(space: Real, score: Score, items: Tensor) -> Measured:
     """Integrates, beside the mass, the means of random waves and of bounded powers of each coordinate."""
     noise = NoiseOf.found(score, items)
     directions = torch.randn(8, space.dim, dtype=torch.float64)
@@ -214,12 +272,8 @@ def _check_reals(space: Real, score: Score, items: Tensor) -> None:
             p = (score(flat.reshape(-1, *space.shape)) + noise.log_density(drawn)).exp()[:, None]
         return torch.cat([p, p * features(flat)], 1)
 
-    total, *wanted = integrate(integrand, space.dim + sum(noise.sizes))
-    _check_total(float(total), space, 1e-6)
+    (total, *wanted), (error, *_) = integrate(integrand, space.dim + sum(noise.sizes), most=60_000_000)
     came = features(items.flatten(1).double())
     errors = (came.mean(0) - torch.stack(wanted)).abs() / (came.std(0) / math.sqrt(len(items)) + 1e-6)
-    worst = float(errors.max())
-    require(
-        worst <= 5,
-        f"{_NOT_FROM} a mean over {len(items)} draws is {worst:.1f} standard errors off",
-    )
+    how = f"standard errors between the means over {len(items)} draws and the integrals, the worst being"
+    return Measured(float(total), max(1e-6, float(error)), float(errors.max()), 5.0, how)

@@ -162,9 +162,9 @@ def closed_forms_are_expectations(subject: StageSubject) -> bool:
         raise ContractError("no Gaussian came beside the closed form")
     require(step.gaussian.loc.shape == step.z.shape, f"the Gaussian has shape {tuple(step.gaussian.loc.shape)}")
     for name in subject.stage.terms():
-        came, wanted = (expectation(partial(_term, infer, name, form), x) for form in (True, False))
+        came, wanted = (expectation(partial(_term, infer, name, form), x).value for form in (True, False))
         same(came, wanted, 1e-5, f"{name} in closed form, against its expectation")
-    mean = expectation(lambda rows: infer(rows, False).z.flatten(1)[:, 0], x)
+    mean = expectation(lambda rows: infer(rows, False).z.flatten(1)[:, 0], x).value
     same(step.gaussian.loc.flatten(1)[:, 0], mean, 1e-6, "the Gaussian's location, against the mean of z")
     return True
 

@@ -69,4 +69,6 @@ class Model(DensityPart):
         prior = children["prior"]
         assert all(isinstance(stage, Stage) for stage in stages) and isinstance(prior, Density)
         labels = slot.labels if slot.condition is None else None
-        return ModelDensity(slot.space, stages, prior, self.kind(slot), labels, slot.condition)  # type: ignore[arg-type]
+        whole = ModelDensity(slot.space, stages, prior, self.kind(slot), labels, slot.condition)  # type: ignore[arg-type]
+        whole.declared = self
+        return whole

@@ -61,6 +61,8 @@ class DequantizeStage(Stage):
         above: Reals of the same shape.
     """
 
+    draws = True
+
     def __init__(self, below: Codes, above: Real) -> None:
         super().__init__(below, above)
         self.levels = below.size

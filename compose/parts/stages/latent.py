@@ -91,6 +91,8 @@ class LatentStage(Stage):
         labels: Space of the class label that both nets see; none where they see none.
     """
 
+    draws = True
+
     def __init__(self, below: Space, above: Real, parts: Mapping[str, nn.Module], labels: Codes | None) -> None:
         super().__init__(below, above)
         self.encoder, self.decoder = parts["encoder"], parts["decoder"]
@@ -116,6 +118,14 @@ class LatentStage(Stage):
             minus_log_q = -log_q
         log_likelihood = self.likelihood.log_prob(x, self.p_features(z, c), mode)
         return Step(z, {"log_likelihood": log_likelihood, "minus_log_q": minus_log_q}, gaussian=gaussian)
+
+    def up(self, x: Tensor, c: Tensor | None = None) -> tuple[Density, Tensor]:
+        """The posterior and its parameters."""
+        return self.posterior, self.q_features(self._features(x), c)
+
+    def down(self, z: Tensor, c: Tensor | None = None) -> tuple[Density, Tensor]:
+        """The likelihood and its parameters."""
+        return self.likelihood, self.p_features(z, c)
 
     @torch.no_grad()
     def generate(self, z: Tensor, c: Tensor | None = None) -> Tensor:

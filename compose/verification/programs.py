@@ -1,0 +1,63 @@
+"""The check against Pyro, which shares none of the ledger's bookkeeping."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from compose.core.kinds import Kind
+from compose.core.terms import total, views
+from compose.testing.noise import Tape
+from compose.verification.report import Finding, check, unchecked
+from compose.verification.tiny import ROWS, Tiny, apart
+
+
+@check
+def pyro(tiny: Tiny) -> Iterator[Finding]:
+    """The same model as a Pyro program gives the same log weight, site by site, under the same draws."""
+    from pyro import poutine
+
+    model, tape = tiny.build(), Tape()
+    if model.kind > Kind.WEIGHT:
+        yield unchecked("trace", f"L is only a {model.kind}, which no trace adds up to")
+        return
+    x, c = tiny.data(ROWS)
+    with torch.no_grad(), tape.record():
+        ledger = model.evaluate_terms(x, c)
+    program, guide = model.to_pyro()
+    noise = tape.play()
+    with torch.no_grad(), noise:
+        above = poutine.trace(guide).get_trace(x, c)
+    if noise.count != len(tape.draws):
+        yield unchecked("trace", "a likelihood draws noise of its own, so no two programs draw alike")
+        return
+    below = poutine.trace(poutine.replay(program, above)).get_trace(x, c)
+    sites, minus = _scores(below), {name: -value for name, value in _scores(above).items()}
+    for name, wanted in _by_site(ledger.terms).items():
+        came = sites[name] + minus[name] if name in minus else sites[name]
+        yield Finding(name, apart(came, wanted), 1e-9, f"off by {apart(came, wanted):.2g} at most, relative")
+    came = sum(sites.values()) + sum(minus.values())
+    off = apart(torch.as_tensor(came), ledger.total)
+    yield Finding("all sites, against L", off, 1e-9, f"off by {off:.2g} at most, relative")
+
+
+def _scores(trace: Any) -> dict[str, Tensor]:
+    """The log-probability of each site, ``(rows,)``."""
+    trace.compute_log_prob()
+    sampled = {name: site for name, site in trace.nodes.items() if site["type"] == "sample" and name != "data"}
+    return {name: site["log_prob"] for name, site in sampled.items()}
+
+
+def _by_site(terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The ledger's terms added up by the site that they belong to: x, and each edge that is drawn."""
+    found: dict[str, Tensor] = {}
+    for view, names in views(terms).items():
+        site = "x" if view == "distortion" else view.removeprefix("rate ")
+        found[site] = total({name: terms[name] for name in names})
+    return found
+
+
+CHECKS = (pyro,)

@@ -1,0 +1,153 @@
+"""Checks of how the model computes: up and down, row by row, in either mode, with what it refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from compose.core import registry
+from compose.core.declare import Slot
+from compose.core.kinds import Kind
+from compose.core.model import ModelDensity
+from compose.core.roles import DensityPart, Stage
+from compose.core.spaces import Codes
+from compose.data.source import Split
+from compose.run.evaluate import score
+from compose.testing.noise import Noise, Tape
+from compose.testing.subject import draw
+from compose.verification.report import Finding, check, unchecked
+from compose.verification.tiny import ROWS, Tiny, apart
+
+
+@check
+def round_trip(tiny: Tiny) -> Iterator[Finding]:
+    """Every bijection comes back to where it was, in both directions; dequantised codes fall back into their cells."""
+    for name, stage, label in _stages(tiny):
+        if not stage.draws:
+            x = draw(stage.below, ROWS)
+            z = draw(stage.above, ROWS)
+            off = max(
+                apart(stage.generate(stage.infer(x, label).z, label), x),
+                apart(stage.infer(stage.generate(z, label), label).z, z),
+            )
+            yield Finding(name, off, 1e-6, f"off by {off:.2g} at most")
+        elif isinstance(stage.below, Codes) and _certain(stage, label):
+            missed, count = _missed(stage, label)
+            yield Finding(name, float(missed), 0.0, f"{missed} codes left their cells, of {count}")
+
+
+def _certain(stage: Stage, label: Tensor | None) -> bool:
+    """Whether a stage that draws comes down without chance, as dequantisation does."""
+    return stage.down(draw(stage.above, 1), None if label is None else label[:1])[0] is None
+
+
+def _missed(stage: Stage, label: Tensor | None) -> tuple[int, int]:
+    """How many codes do not come back, with noise at both ends of a cell and between; of how many."""
+    x, missed, ends = draw(stage.below, 40 * ROWS), 0, (0.0, 0.25, 0.5, 0.75, 1 - 2**-24)
+    many = None if label is None else label[:1].expand(len(x))
+    for u in ends:
+        with Noise(lambda count, by, shape, kwargs, u=u: torch.full(shape, u, dtype=kwargs["dtype"])):
+            missed += int((stage.generate(stage.infer(x, many).z, many) != x).sum())
+    return missed, len(ends) * x.numel()
+
+
+@check
+def log_dets(tiny: Tiny) -> Iterator[Finding]:
+    """The log-det of every bijection is that of its Jacobian, as torch differentiates it."""
+    for name, stage, label in _stages(tiny):
+        if stage.draws or stage.below.dim != stage.above.dim:
+            continue
+        x, worst = draw(stage.below, 6), 0.0
+        one = None if label is None else label[:1]
+        found = stage.infer(x, None if label is None else label[:6]).terms["log_det"].detach()
+        for i in range(len(x)):
+            worst = max(worst, float((found[i] - _log_jacobian(stage, x[i : i + 1], one)).abs()))
+        yield Finding(name, worst, 1e-9, f"off by {worst:.2g} nats at most")
+
+
+def _log_jacobian(stage: Stage, row: Tensor, label: Tensor | None) -> Tensor:
+    jacobian = torch.autograd.functional.jacobian(lambda x: stage.infer(x, label).z, row)
+    assert isinstance(jacobian, Tensor)
+    return torch.linalg.slogdet(jacobian.reshape(stage.above.dim, stage.below.dim)).logabsdet
+
+
+@check
+def rows(tiny: Tiny) -> Iterator[Finding]:
+    """The score of an example depends neither on the examples beside it nor on how the work is cut into chunks."""
+    model = tiny.build()
+    x, c = tiny.data(ROWS)
+    tape = Tape()
+    with torch.no_grad(), tape.record():
+        together = model.log_prob(x, c)
+    off = 0.0
+    for some in (torch.randperm(len(x)), torch.tensor([3]), torch.arange(5, 12)):
+        with torch.no_grad(), tape.play(some):
+            off = max(off, apart(model.log_prob(x[some], None if c is None else c[some]), together[some]))
+    yield Finding("alone, against in a batch", off, 1e-9, f"off by {off:.2g} at most, relative")
+    once, again = (score(model, Split(x, c), 2, tiny.seed, rows=size).elbo for size in (1000, 5))
+    yield Finding(
+        "chunks of 5 rows, against 1000", apart(again, once), 1e-6, f"off by {apart(again, once):.2g} at most"
+    )
+
+
+@check
+def training_mode(tiny: Tiny) -> Iterator[Finding]:
+    """Training and evaluation mode compute the same number, unless a part declares otherwise."""
+    declared = [f"{part.type}: {part.training_differs}" for _, part, _ in tiny.walk() if part.training_differs]
+    of = "train against eval mode"
+    if declared:
+        yield unchecked(of, "; ".join(declared))
+        return
+    x, c = tiny.data(ROWS)
+    tape, found = Tape(), []
+    for training in (False, True):
+        model = tiny.build(training=training)
+        with torch.no_grad(), tape.run():
+            found.append(model.log_prob(x, c))
+    yield Finding(of, apart(found[1], found[0]), 1e-12, f"off by {apart(found[1], found[0]):.2g} at most")
+
+
+@check
+def polarity(tiny: Tiny) -> Iterator[Finding]:
+    """What enters with a minus sign must be exact: every density that is not is refused for that, before any weight."""
+    for path, _, slot in tiny.walk():
+        if not slot.negative:
+            continue
+        taken, refused = [], 0
+        for part in _inexact(slot):
+            if any("must be exact" in reason.message for reason in part.misfits(slot)):
+                refused += 1
+            else:
+                taken.append(part.type)
+        said = f"{refused} inexact densities refused" + (f", taken: {', '.join(taken)}" if taken else "")
+        yield Finding(f"model.{path}", float(len(taken)), 0.0, said)
+
+
+def _inexact(slot: Slot) -> Iterator[DensityPart]:
+    """Densities that promise less than an exact log-probability in a slot, a latent model among them."""
+    for name in registry.names("density"):
+        declared = registry.load("density", name)
+        assert issubclass(declared, DensityPart)
+        if any(field.is_required() for field in declared.model_fields.values()):
+            continue
+        forms = [{}, {"stages": ["latent"]}] if name == "model" else [{}]
+        for part in map(declared.model_validate, forms):
+            if part.kind(slot) is not Kind.EXACT:
+                yield part
+
+
+def _flat(model: ModelDensity) -> list[Stage]:
+    """The stages of a model and of the models that close it."""
+    inner = _flat(model.prior) if isinstance(model.prior, ModelDensity) else []
+    return [*model.stack, *inner]
+
+
+def _stages(tiny: Tiny) -> Iterator[tuple[str, Stage, Tensor | None]]:
+    """Every stage with its name, and labels for it."""
+    for i, stage in enumerate(_flat(tiny.model), 1):
+        yield f"stage {i}", stage, tiny.label(ROWS) if tiny.model.by_label else None
+
+
+CHECKS = (round_trip, log_dets, rows, training_mode, polarity)

@@ -1,0 +1,217 @@
+"""A model shrunk to a tiny space of the same kind, with shaken weights, where everything can be counted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from compose.core import random
+from compose.core.declare import Part, Slot
+from compose.core.model import ModelDensity
+from compose.core.roles import Mode, StagePart
+from compose.core.spaces import Codes, Real, Space
+from compose.parts.densities.model import Model
+from compose.recipe.check import model_slot
+from compose.testing.integrals import CALM, DRAWS, Integral, Measured, NoiseOf, expectation, measure, over_noise
+from compose.testing.subject import draw
+from compose.testing.variants import shake, shrunk, spoken
+
+#: Most states times rows of noise that a sum over a tiny space takes: by the numbers of noise to integrate over.
+STATES = {0: 100, 1: 100, 2: 20}
+WIDTH = 2
+ROWS = 24
+#: Where shaken weights take a draw at most, beside which integrals would lose mass.
+FAR = 25.0
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """A declared model on a tiny space.
+
+    Args:
+        part: Its shrunk declaration.
+        space: What one datum is.
+        labels: Space of the class label; none where there is none.
+        seed: Of weights and draws.
+    """
+
+    part: Model
+    space: Space
+    labels: Codes | None = None
+    seed: int = 0
+
+    @property
+    def slot(self) -> Slot:
+        """The slot of the whole model."""
+        return model_slot(self.space, self.labels)
+
+    def walk(self) -> Iterator[tuple[str, Part, Slot]]:
+        """Every part with its key path and its slot."""
+        return self.part.walk(self.slot)
+
+    @property
+    def fits(self) -> bool:
+        """Whether every part fits its slot."""
+        return not any(reason for _, part, slot in self.walk() for reason in part.misfits(slot))
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """What two recipes share that shrink to the same thing."""
+        return self.part.model_dump_json(), str(self.space), str(self.labels)
+
+    def build(self, shaken: float = 1.0, training: bool = False) -> ModelDensity:
+        """The model in float64; weights are drawn anew, or fresh networks would hide what is wrong."""
+        with random.region(self.seed, "verify", "weights"):
+            model = self.part.build(self.slot).double()
+            assert isinstance(model, ModelDensity)
+            shake(model, shaken)
+        return model.train(training)
+
+    @cached_property
+    def model(self) -> ModelDensity:
+        """The model that is summed and integrated.
+
+        It is shaken half as far, or stacked splines make spikes that no grid finds; and less where draws go farther out
+        than noise in float64 comes: a uniform number behind a logit ends at 37.
+        """
+        shaken = CALM
+        while True:
+            model = self.build(shaken)
+            if shaken < 0.05 or self._farthest(model) < FAR:
+                return model
+            shaken /= 2
+
+    @torch.no_grad()
+    def _farthest(self, model: ModelDensity) -> float:
+        """The largest number on any edge, over many draws from the top down."""
+        label, far = self._label(model, DRAWS), 0.0
+        with random.region(self.seed, "verify", "reach"):
+            z = model.prior.sample(DRAWS, label if model.prior.condition is not None else None)
+            for stage in reversed(model.stack):
+                far = max(far, float(z.abs().max()))
+                z = stage.generate(z, label if model.by_label else None)
+        return far
+
+    @cached_property
+    def items(self) -> Tensor:
+        """Every state of a space of codes; some items of a space of reals."""
+        if isinstance(self.space, Real):
+            with random.region(self.seed, "verify", "items"):
+                return draw(self.space, 24)
+        axis = torch.arange(self.space.size)
+        return torch.cartesian_prod(*[axis] * self.space.dim).reshape(-1, *self.space.shape)
+
+    def data(self, n: int) -> tuple[Tensor, Tensor | None]:
+        """Random data with labels."""
+        return draw(self.space, n), None if self.labels is None else draw(self.labels, n)
+
+    def label(self, n: int) -> Tensor | None:
+        """The label that everything is conditioned on, ``n`` times."""
+        return self._label(self.model, n)
+
+    def _label(self, model: ModelDensity, n: int) -> Tensor | None:
+        return None if model.condition is None else torch.ones(n, dtype=torch.long)
+
+    def score(self, x: Tensor, mode: Mode = "path") -> Tensor:
+        """L of each row, in nats."""
+        return self.model.log_prob(x, self.label(len(x)), mode)
+
+    @cached_property
+    def noise(self) -> int:
+        """How many numbers are drawn to score a row."""
+        model, x = self.model, self.items[:1]
+        return sum(NoiseOf.found(lambda some: model.log_prob(some, self.label(len(some))), x).sizes)
+
+    @property
+    def countable(self) -> bool:
+        """Whether sums and integrals over the space, noise included, are within reach."""
+        if isinstance(self.space, Codes):
+            return self.noise in STATES and self.space.size**self.space.dim <= STATES[self.noise]
+        return self.space.dim + self.noise <= 2
+
+    @property
+    def why_uncountable(self) -> str:
+        """The reason, where sums are out of reach."""
+        return f"no tiny space of this kind can be summed: {self.space}, with {self.noise} numbers of noise a datum"
+
+    @cached_property
+    def measured(self) -> Measured:
+        """The sum of ``E exp L`` over the space, and draws against it."""
+        with random.region(self.seed, "verify", "draws"):
+            return measure(self.space, self.score, self.model.sample(DRAWS, self.label(DRAWS)))
+
+    @cached_property
+    def mean(self) -> Integral:
+        """``E L`` of each item, by integration over the noise."""
+        return expectation(self.score, self.items)
+
+    @cached_property
+    def mean_weight(self) -> Integral:
+        """``E exp L`` of each item, by integration over the noise."""
+        return over_noise(self.score, self.items, lambda values, log_density: (values + log_density).exp())
+
+    def __str__(self) -> str:
+        labels = "" if self.labels is None else f", labels {self.labels}"
+        return f"{spoken(self.part)} on {self.space}{labels}"
+
+
+def apart(came: Tensor, wanted: Tensor) -> float:
+    """The largest difference, relative to ``1 + |wanted|``; of what is not finite, infinite."""
+    gap = (came.detach().double() - wanted.detach().double()).abs() / (1 + wanted.detach().double().abs())
+    return float(torch.nan_to_num(gap, nan=torch.inf).max())
+
+
+def shrink(model: Model, space: Space, labels: Codes | None = None, seed: int = 0) -> Tiny:
+    """The largest tiny model of the same kind that can be counted, else the smallest that fits.
+
+    Widths, layers and components become at most 2, a latent at most 2 numbers, an image 1 x 2 x 2 pixels of 3 levels.
+    """
+    few = None if labels is None else replace(labels, size=min(labels.size, 3))
+    fitting = [tiny for tiny in _sizes(model, space, few, seed) if tiny.fits]
+    if not fitting:
+        return Tiny(model, space, labels, seed)
+    return next((tiny for tiny in fitting if tiny.countable), fitting[-1])
+
+
+def _sizes(model: Model, space: Space, labels: Codes | None, seed: int) -> Iterator[Tiny]:
+    """From the richest: a latent of 1 or pixels of 2 levels would hide the most."""
+    for dim in (2, 1):
+        for small in _spaces(space):
+            part, _ = _smaller(model, small, dim)
+            yield Tiny(part, small, labels, seed)
+
+
+def _spaces(space: Space) -> Iterator[Space]:
+    """Sides of length 2 on the last two axes, on the last one, on none."""
+    axes = len(space.shape)
+    shapes = [
+        tuple(min(side, 2 if i >= axes - kept else 1) for i, side in enumerate(space.shape)) for kept in (2, 1, 0)
+    ]
+    if isinstance(space, Real):
+        yield from (Real(shape) for shape in shapes)
+    else:
+        yield from (replace(space, shape=shape, size=min(space.size, size)) for size in (3, 2) for shape in shapes)
+
+
+def _smaller(model: Model, space: Space, dim: int) -> tuple[Model, Space]:
+    """Every number at most ``WIDTH``, and those that a stage's space above depends on at most ``dim``."""
+    part = shrunk(model, WIDTH)
+    assert isinstance(part, Model)
+    stages = []
+    for stage in part.stages:
+        assert isinstance(stage, StagePart)
+        for name in type(stage).model_fields:
+            value = getattr(stage, name)
+            if type(value) is int and value > dim:
+                less = stage.model_copy(update={name: dim})
+                stage = less if less.above(space) != stage.above(space) else stage
+        stages.append(stage)
+        space = stage.above(space)
+    prior = part.prior
+    if isinstance(prior, Model):
+        prior, space = _smaller(prior, space, dim)
+    return part.model_copy(update={"stages": stages, "prior": prior}), space

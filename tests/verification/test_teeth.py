@@ -1,0 +1,240 @@
+"""Faults planted in the real parts, one at a time: the right check speaks, in every recipe where the fault applies."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import pytest
+
+from compose.recipe.check import load_recipe
+from compose.recipe.recipe import Recipe
+from compose.verification import Finding, verify
+from tests.verification.mutate import mutated
+
+MAF = "model.prior={type: flow, transform: maf, layers: 2}"
+BIJECTION = "model.stages={type: bijection, transform: affine_coupling}"
+PIXEL_FLOW = "model.stages=[dequantize, {type: bijection, transform: affine_coupling, layers: 2}]"
+#: Recipes by nickname: a shipped one and the changes to it.
+RECIPES: dict[str, tuple[str, ...]] = {
+    "vae": ("vae",),
+    "flow prior": ("vae_flow_prior",),
+    "flow posterior": ("vae_flow_posterior",),
+    "vamp": ("vae_vamp",),
+    "mixture": ("vae_mixture",),
+    "hvae": ("hvae",),
+    "fashion": ("fashion/vae",),
+    "fashion flow": ("fashion/vae_flow_prior",),
+    "fashion vamp": ("fashion/vae_vamp",),
+    "maf prior": ("vae", MAF),
+    "maf posterior": ("vae", "model.stages.0.posterior={type: flow, transform: maf, layers: 2}"),
+    "categorical": ("vae", "model.stages.0.likelihood=categorical"),
+    "categorical hvae": ("hvae", "model.stages.0.likelihood=categorical"),
+    "categorical mixture": ("vae_mixture", "model.stages.0.likelihood=categorical"),
+    "flow": ("vae", PIXEL_FLOW),
+    "flow on a mixture": ("vae_mixture", PIXEL_FLOW),
+    "maf on pixels": ("vae", "model.stages=[dequantize, {type: bijection, transform: maf, layers: 2}]"),
+}
+
+
+class Fault(NamedTuple):
+    """A fault to plant.
+
+    Args:
+        what: In words.
+        module: Where.
+        old: Source that stands there once.
+        new: What is put in its place.
+        speaks: The check that must fail.
+        recipes: Where it applies.
+    """
+
+    what: str
+    module: str
+    old: str
+    new: str
+    speaks: str
+    recipes: tuple[str, ...]
+
+
+ANY = ("vae", "flow prior", "hvae", "mixture", "fashion")
+FLOWS = ("flow", "flow on a mixture", "maf on pixels")
+PARTS = "compose.parts."
+FAULTS = (
+    Fault(
+        "a leaking mask",
+        "compose.nets.autoregressive",
+        "self.last = MaskedLinear(seen, torch.arange(dim).repeat(2))",
+        "self.last = MaskedLinear(seen, torch.arange(dim).repeat(2) + 1)",
+        "total mass",
+        ("maf prior", "fashion flow", "maf on pixels"),
+    ),
+    Fault(
+        "mean for sum over dimensions, in the likelihood",
+        PARTS + "densities.discretized_logistic",
+        "return mass.flatten(1).sum(1)",
+        "return mass.flatten(1).mean(1)",
+        "total mass",
+        ("vae", "flow prior", "hvae", "mixture"),
+    ),
+    Fault(
+        "mean for sum over dimensions, in the prior",
+        PARTS + "densities.normal",
+        "torch.add(self.minus, (x * x).sum(self.axes), alpha=-0.5)",
+        "torch.add(self.minus, (x * x).mean(self.axes), alpha=-0.5)",
+        "total mass",
+        ("vae", "fashion", "flow posterior"),
+    ),
+    Fault(
+        "a dropped log-det, in the flow density",
+        PARTS + "densities.flow",
+        "0.5 * LOG_2PI * self.dim + log_det",
+        "0.5 * LOG_2PI * self.dim",
+        "total mass",
+        ("flow prior", "maf prior", "fashion flow prior"),
+    ),
+    Fault(
+        "a dropped log-det, in the bijection",
+        PARTS + "stages.bijection",
+        '{"log_det": log_det}',
+        '{"log_det": 0 * log_det}',
+        "log dets",
+        (*FLOWS, "fashion flow"),
+    ),
+    Fault(
+        "a dropped -log q",
+        PARTS + "stages.latent",
+        "minus_log_q = -log_q",
+        "minus_log_q = 0 * log_q",
+        "total mass",
+        ANY,
+    ),
+    Fault(
+        "a prior term left out",
+        "compose.core.model",
+        "= prior.log_prob(z, c if",
+        "= 0 * prior.log_prob(z, c if",
+        "total mass",
+        (*ANY, "flow"),
+    ),
+    Fault(
+        "a wrong sign in the KL",
+        "compose.core.gaussians",
+        "return self.log_scale.flatten(1).sum(1)",
+        "return -self.log_scale.flatten(1).sum(1)",
+        "closed forms",
+        ("vae", "fashion", "hvae"),
+    ),
+    Fault(
+        "a wrong end level in the discretised logistic",
+        PARTS + "densities.discretized_logistic",
+        "(x == self.levels - 1)[:, None]",
+        "(x == self.levels - 2)[:, None]",
+        "total mass",
+        ("vae", "flow prior", "hvae", "mixture"),
+    ),
+    Fault(
+        "batch statistics",
+        "compose.nets.mlp",
+        "self.layers(x if x.dim() == 2",
+        "self.layers(x - x.mean(0) if x.dim() == 2",
+        "rows",
+        ANY,
+    ),
+    Fault(
+        "a dead parameter",
+        PARTS + "densities.mixture",
+        "torch.log_softmax(raw, -1)",
+        "torch.log_softmax(raw.detach(), -1)",
+        "gradients",
+        ("mixture", "fashion flow", "flow on a mixture"),
+    ),
+    Fault(
+        "a likelihood that is not normalised",
+        PARTS + "densities.categorical",
+        '-functional.cross_entropy(logits, x.long(), reduction="none")',
+        "logits.gather(1, x.long()[:, None])[:, 0]",
+        "total mass",
+        ("categorical", "categorical hvae", "categorical mixture"),
+    ),
+    Fault(
+        "K = 1 reported as K = 500",
+        "compose.run.evaluate",
+        "nll = math.log(samples) - log_sum if",
+        "nll = -total / samples if",
+        "importance weighting",
+        ANY,
+    ),
+    Fault(
+        "half-open dequantisation",
+        PARTS + "stages.dequantize",
+        "k = x.to(u.dtype)",
+        "k, u = x.to(u.dtype), u / 2",
+        "total mass",
+        FLOWS,
+    ),
+    Fault(
+        "samples from another distribution than is scored",
+        PARTS + "densities.discretized_logistic",
+        "value = loc + scale * torch.logit(u)",
+        "value = loc + 2 * scale * torch.logit(u)",
+        "samples",
+        ("vae", "flow prior", "hvae", "mixture"),
+    ),
+    Fault(
+        "an inverse that does not invert",
+        "compose.nets.autoregressive",
+        "(inputs[:, i : i + 1] - shift) * (-log_scale).exp()",
+        "(inputs[:, i : i + 1] + shift) * (-log_scale).exp()",
+        "round trip",
+        ("maf on pixels", "fashion flow", "fashion pixels"),
+    ),
+    Fault(
+        "noise in training mode alone",
+        "compose.nets.mlp",
+        "self.layers(x if x.dim() == 2",
+        "self.layers((1.1 * x if self.training else x) if x.dim() == 2",
+        "training mode",
+        ANY,
+    ),
+    Fault(
+        "an inexact posterior let in",
+        "compose.core.roles",
+        "if kind is not Kind.EXACT:",
+        "if kind is None:",
+        "polarity",
+        ("vae", "flow prior", "fashion"),
+    ),
+    Fault(
+        "a posterior's scale left out of its density",
+        PARTS + "densities.normal",
+        "return loc + scale * noise, self.minus - (0.5 * noise * noise + log_scale).sum(self.axes)",
+        "return loc + scale * noise, self.minus - (0.5 * noise * noise).sum(self.axes)",
+        "pyro",
+        ANY,
+    ),
+)
+RECIPES["fashion flow prior"] = ("fashion/vae", MAF)
+RECIPES["fashion pixels"] = (
+    "fashion/vae",
+    "model.stages=[dequantize, {type: bijection, transform: maf, layers: 1}]",
+)
+
+
+def test_every_fault_is_planted_in_three_recipes():
+    assert all(len(fault.recipes) >= 3 for fault in FAULTS)
+    assert len({fault.what for fault in FAULTS}) == len(FAULTS)
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.what)
+def test_the_right_check_speaks(fault: Fault):
+    def failures(recipe: Recipe) -> list[Finding]:
+        found = verify(recipe, only=[fault.speaks]).findings[fault.speaks]
+        assert found and not any(each.of == "the check itself" for each in found), found
+        return [each for each in found if each.verdict == "FAILED"]
+
+    for name in fault.recipes:
+        shipped, *changes = RECIPES[name]
+        recipe = load_recipe(shipped, changes)
+        with mutated(fault.module, fault.old, fault.new):
+            assert failures(recipe), f"{fault.what} in {name} goes unseen"
+        assert not failures(recipe), f"without {fault.what}, {name} holds"
