@@ -25,7 +25,7 @@ DRAWS = 20_000
 _CHUNK = 200_000
 _REACH = 6.0
 #: How much is given up at a level of halving, in the worst of the values; the errors found come out far smaller.
-_GIVEN_UP = 3e-7
+_GIVEN_UP = 1e-7
 
 
 class Integral(NamedTuple):
@@ -150,7 +150,7 @@ def over_noise(
     score: Score,
     x: Tensor,
     weigh: Callable[[Tensor, Tensor], Tensor],
-    given_up: float = _GIVEN_UP,
+    given_up: float = 3 * _GIVEN_UP,
     most: int = 2_000_000,
 ) -> Integral:
     """The integral over the noise in ``score``, at most two numbers, for each row of ``x``.
@@ -272,7 +272,7 @@ def _measure_reals(space: Real, score: Score, items: Tensor) -> Measured:
             p = (score(flat.reshape(-1, *space.shape)) + noise.log_density(drawn)).exp()[:, None]
         return torch.cat([p, p * features(flat)], 1)
 
-    (total, *wanted), (error, *_) = integrate(integrand, space.dim + sum(noise.sizes), most=60_000_000)
+    (total, *wanted), (error, *_) = integrate(integrand, space.dim + sum(noise.sizes))
     came = features(items.flatten(1).double())
     errors = (came.mean(0) - torch.stack(wanted)).abs() / (came.std(0) / math.sqrt(len(items)) + 1e-6)
     how = f"standard errors between the means over {len(items)} draws and the integrals, the worst being"
