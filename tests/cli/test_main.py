@@ -10,7 +10,10 @@ import pytest
 
 from compose.cli import app, new
 
-COMMANDS = ["check", "fits", "parts", "equation", "schema", "recipes", "train", "evaluate", "sample", "show", "diff"]
+COMMANDS = [
+    *("check", "fits", "parts", "equation", "schema", "recipes", "verify"),
+    *("train", "evaluate", "sample", "show", "diff"),
+]
 HEAVY = ["sklearn", "lightning_fabric", "matplotlib", "pyro", "tensorboard", "safetensors", "PIL"]
 
 
