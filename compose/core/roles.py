@@ -261,6 +261,10 @@ class ByLabel(Density):
         """L of each row given its label."""
         return self.density.log_prob(x, self._features(c), mode)
 
+    def in_pyro(self, n: int, c: Tensor | None = None) -> Any:
+        """The density's own, given its label."""
+        return self.density.in_pyro(n, self._features(c))
+
     @torch.no_grad()
     def sample(self, n: int, c: Tensor | None = None) -> Tensor:
         """Draws one item for each of the ``n`` labels."""

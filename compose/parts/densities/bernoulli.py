@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -58,6 +58,12 @@ class BernoulliDensity(Density):
     def log_prob(self, x: Tensor, c: Tensor | None = None, mode: Mode = "path") -> Tensor:
         """Exact log-probability of each row, in nats."""
         return functional.logsigmoid((2.0 * x - 1.0) * self.logits(x.shape[0], c)).sum(self.axes)
+
+    def in_pyro(self, n: int, c: Tensor | None = None) -> Any:
+        """Pyro's ``Bernoulli``."""
+        import pyro.distributions as pyro
+
+        return pyro.Bernoulli(logits=self.logits(n, c)).to_event(len(self.space.shape))
 
     @torch.no_grad()
     def sample(self, n: int, c: Tensor | None = None) -> Tensor:

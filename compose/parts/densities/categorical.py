@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +49,12 @@ class CategoricalDensity(Density):
         """Exact log-probability of each row, in nats."""
         logits = self.logits(x.shape[0], c)
         return -functional.cross_entropy(logits, x.long(), reduction="none").flatten(1).sum(1)
+
+    def in_pyro(self, n: int, c: Tensor | None = None) -> Any:
+        """Pyro's ``Categorical``."""
+        import pyro.distributions as pyro
+
+        return pyro.Categorical(logits=self.logits(n, c).movedim(1, -1)).to_event(len(self.space.shape))
 
     @torch.no_grad()
     def sample(self, n: int, c: Tensor | None = None) -> Tensor:

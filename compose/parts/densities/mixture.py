@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from annotated_types import Ge, Le
@@ -67,6 +67,15 @@ class MixtureDensity(Density):
             noise = (z[:, None] - loc) * (-log_scale).exp()
             each = -(0.5 * noise * noise + log_scale).sum(-1) - 0.5 * LOG_2PI * z.shape[1]
         return torch.logsumexp(torch.log_softmax(raw, -1) + each, dim=-1)
+
+    def in_pyro(self, n: int, c: Tensor | None = None) -> Any:
+        """Pyro's ``MixtureSameFamily`` of ``Normal``."""
+        import pyro.distributions as pyro
+
+        raw, loc, log_scale = self._split(self.free if c is None else c)
+        loc, scale = (each.unflatten(-1, self.space.shape) for each in (loc, log_scale.exp()))
+        each = pyro.Normal(loc, scale).to_event(len(self.space.shape))
+        return pyro.MixtureSameFamily(pyro.Categorical(logits=raw), each).expand([n])
 
     @torch.no_grad()
     def sample(self, n: int, c: Tensor | None = None) -> Tensor:

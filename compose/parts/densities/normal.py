@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -68,6 +68,14 @@ class NormalDensity(Density):
         loc, log_scale, scale = self.gaussian(c)
         noise = standard_normal(loc.shape, loc)
         return loc + scale * noise, self.minus - (0.5 * noise * noise + log_scale).sum(self.axes)
+
+    def in_pyro(self, n: int, c: Tensor | None = None) -> Any:
+        """Pyro's ``Normal``."""
+        import pyro.distributions as pyro
+
+        loc, _, scale = (self.like, None, self.like + 1) if c is None else self.gaussian(c)
+        shape = (n, *self.space.shape)
+        return pyro.Normal(loc.expand(shape), scale.expand(shape)).to_event(len(self.space.shape))
 
     @torch.no_grad()
     def sample(self, n: int, c: Tensor | None = None) -> Tensor:
