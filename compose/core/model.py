@@ -115,6 +115,19 @@ class ModelDensity(Density):
         """Up to the last edge and down again."""
         return self.generate(self.encode(x, c), c)
 
+    def to_pyro(self) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
+        """The same model as a pair of Pyro programs, ``model(x=None, c=None, n=1)`` and ``guide(x, c=None)``.
+
+        Each drawn edge is a site (``z1``, ``z2``, ...) and the data are the site ``x``; without ``x`` the model draws
+        ``n`` data, or one for each row of ``c``. Both programs register the parameters, so ``SVI`` trains this model.
+
+        Raises:
+            KindError: the model has no likelihood.
+        """
+        from compose.core.bridge import to_pyro
+
+        return to_pyro(self)
+
     def fit_parts(self, batches: Batches) -> list[str]:
         """Fits what is fitted to data rather than trained, from the data upward, on the whole training set.
 
