@@ -30,6 +30,8 @@ class ModelDensity(Density):
         kind: The weakest kind among stages and prior.
         labels: Space of the class labels that stages and prior may take; none where there are none.
         condition: What a model used as a likelihood is conditioned on: it is handed to the prior.
+
+    ``declared`` is the declaration that it was built from; none for one put together by hand.
     """
 
     def __init__(
@@ -42,6 +44,8 @@ class ModelDensity(Density):
         condition: Space | None = None,
     ) -> None:
         super().__init__(space, condition or labels, kind)
+        self.labels = labels
+        self.declared: object = None
         self.stages = nn.ModuleList(stages)
         self.prior = prior
         self.by_label = condition is None
@@ -69,20 +73,24 @@ class ModelDensity(Density):
         """
         self._check(x, c)
         ledger = Ledger({}, {}, {})
+        terms, prior = ledger.terms, self.prior
         label = c if self.by_label else None
-        z, edge, gaussian, last = x, "x", None, len(self.stages)
-        for i, stage in enumerate(self.stack, 1):
-            closed = mode == "kl" and i == last and self.closes and stage.closed_form
+        z, edge, gaussian = x, "x", None
+        stages = self.stack
+        for i, stage in enumerate(stages, 1):
+            closed = mode == "kl" and i == len(stages) and self.closes and stage.closed_form
             step = stage.infer(z, label, closed, mode)
+            above = f"z{i}"
             for name, value in step.terms.items():
-                ledger.terms[f"{edge}.{name}" if name == "log_likelihood" else f"z{i}.{name}"] = value
-            for found, kept in ((step.penalties, ledger.penalties), (step.diagnostics, ledger.diagnostics)):
-                kept.update((f"z{i}.{name}", value) for name, value in found.items())
-            z, edge, gaussian = step.z, f"z{i}", step.gaussian
+                terms[f"{edge}.{name}" if name == "log_likelihood" else f"{above}.{name}"] = value
+            if step.penalties or step.diagnostics:
+                ledger.penalties.update((f"{above}.{name}", value) for name, value in step.penalties.items())
+                ledger.diagnostics.update((f"{above}.{name}", value) for name, value in step.diagnostics.items())
+            z, edge, gaussian = step.z, above, step.gaussian
         if gaussian is not None:
-            ledger.terms[f"{edge}.log_prior"] = self.prior.expected_log_prob(gaussian)
+            terms[f"{edge}.log_prior"] = prior.expected_log_prob(gaussian)
         else:
-            ledger.terms[f"{edge}.log_prior"] = self.prior.log_prob(z, self._for_prior(c), mode)
+            terms[f"{edge}.log_prior"] = prior.log_prob(z, c if prior.condition is not None else None, mode)
         return ledger
 
     def log_prob(self, x: Tensor, c: Tensor | None = None, mode: Mode = "path") -> Tensor:

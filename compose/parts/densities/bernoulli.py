@@ -54,10 +54,14 @@ class BernoulliDensity(Density):
         super().__init__(space, condition)
         self.logits = FreeParameters(features, condition)
         self.axes = tuple(range(1, 1 + len(space.shape)))
+        # A scalar on the CPU goes with tensors of any device.
+        self.minus_one = torch.tensor(-1.0, device="cpu")
 
     def log_prob(self, x: Tensor, c: Tensor | None = None, mode: Mode = "path") -> Tensor:
         """Exact log-probability of each row, in nats."""
-        return functional.logsigmoid((2.0 * x - 1.0) * self.logits(x.shape[0], c)).sum(self.axes)
+        logits = self.logits(x.shape[0], None) if c is None else c
+        sign = torch.add(self.minus_one, x.to(logits.dtype), alpha=2)
+        return functional.logsigmoid(sign * logits).sum(self.axes)
 
     def in_pyro(self, n: int, c: Tensor | None = None) -> Any:
         """Pyro's ``Bernoulli``."""
