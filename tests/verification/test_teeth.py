@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -223,6 +225,12 @@ RECIPES["fashion pixels"] = (
 def test_every_fault_is_planted_in_three_recipes():
     assert all(len(fault.recipes) >= 3 for fault in FAULTS)
     assert len({fault.what for fault in FAULTS}) == len(FAULTS)
+
+
+def test_the_page_lists_what_is_planted():
+    page = (Path(__file__).parents[2] / "docs/verify.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (.+) \| (.+) \| (.+) \|$", page[page.index("| fault |") :], re.MULTILINE)
+    assert rows[1:] == [(fault.what, ", ".join(fault.recipes), fault.speaks) for fault in FAULTS]
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.what)

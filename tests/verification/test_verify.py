@@ -139,6 +139,14 @@ def test_a_recipe_a_run_a_built_model_and_a_declared_one(tmp_path: Path):
     assert len(shrunk) == 1
 
 
+def test_a_model_that_closes_another_is_verified_with_it():
+    inner = compose.Model(stages=[compose.Latent(dim=1, likelihood=compose.Normal())], prior=compose.Mixture())
+    whole = compose.Model(stages=[compose.Latent(dim=1)], prior=inner)
+    report = verify(whole, PIXELS)
+    assert report.held and "not checked" not in {each.verdict for found in report.findings.values() for each in found}
+    assert set(verdicts(report, "pyro")) == {"x", "z1", "all sites, against L"}
+
+
 def test_errors_say_what_to_do():
     declared = compose.Model()
     with pytest.raises(ComposeError, match="hand over their space"):
