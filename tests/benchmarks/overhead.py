@@ -109,10 +109,9 @@ def main() -> dict[tuple[int, int, int], tuple[float, float]]:
     torch.set_num_threads(1)
     found = {}
     for size in SIZES:
-        ratios = []
+        counts, ratios = [operations(step) for step in steps(*size)], []
         for _ in range(PAIRS):
             composed, plain = steps(*size)
-            counts = operations(composed), operations(plain)
             for warm in (composed, plain):
                 seconds(warm)
             ratios += [seconds(composed) / seconds(plain) for _ in range(ROUNDS // PAIRS)]
