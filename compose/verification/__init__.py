@@ -140,8 +140,9 @@ def _verified(name: str, tiny: Tiny, chosen: list[Check]) -> Report:
     began, findings = time.perf_counter(), {}
     for each in chosen:
         with random.region(tiny.seed, "verify", each.name):
-            findings[each.name] = _found(each, tiny)
-    return Report(name, str(tiny), findings, time.perf_counter() - began)
+            findings[each.name] = _found(each, tiny if each.sums else tiny.rich or tiny)
+    shrunk = str(tiny) if tiny.rich is None else f"{tiny.rich}; where all data are summed over, to {tiny}"
+    return Report(name, shrunk, findings, time.perf_counter() - began)
 
 
 def _found(each: Check, tiny: Tiny) -> list[Finding]:

@@ -17,6 +17,7 @@ STEP = 1e-6
 MODES: tuple[Mode, ...] = ("path", "kl")
 #: Sets of weights that are tried: one of them can cut a part off (dead units, items outside a spline's reach).
 TRIES = 10
+CROSSINGS = 3
 
 
 @check
@@ -33,8 +34,8 @@ def gradients(tiny: Tiny) -> Iterator[Finding]:
         yield unchecked(of, "a part sends a straight-through gradient, which is no slope")
         return
     for mode in MODES:
-        came, wanted = _slopes(tiny, mode)
-        off = abs(came - wanted) / (1 + abs(wanted))
+        # The best of some: in a step that crosses a kink of a network there is no slope to compare with.
+        off, came, wanted = min(_slopes(tiny, mode) for _ in range(CROSSINGS))
         yield Finding(f"{of}, mode {mode}", off, 1e-5, f"{came:.6f}, by differences {wanted:.6f}")
 
 
@@ -57,8 +58,8 @@ def _reached(tiny: Tiny) -> dict[str, bool]:
     return reached
 
 
-def _slopes(tiny: Tiny, mode: Mode) -> tuple[float, float]:
-    """Along a random direction of all parameters and under the same noise: by torch, and by differences."""
+def _slopes(tiny: Tiny, mode: Mode) -> tuple[float, float, float]:
+    """Along a random direction of all parameters and under the same noise: how far apart; by torch; by differences."""
     model, tape = tiny.build(CALM), Tape()
     x, c = tiny.data(ROWS)
     weights = torch.randn(len(x), dtype=torch.float64)
@@ -74,7 +75,8 @@ def _slopes(tiny: Tiny, mode: Mode) -> tuple[float, float]:
             _move(parameters, along, step)
             ends.append(float((model.log_prob(x, c, mode) * weights).sum()))
             _move(parameters, along, -step)
-    return slope, (ends[0] - ends[1]) / (2 * STEP)
+    wanted = (ends[0] - ends[1]) / (2 * STEP)
+    return abs(slope - wanted) / (1 + abs(wanted)), slope, wanted
 
 
 def _move(parameters: Sequence[Tensor], along: Sequence[Tensor], step: float) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -50,16 +50,23 @@ class Check:
         name: What it is called.
         meaning: What it proves, in a sentence.
         find: Measures; gives nothing where the model makes no such promise.
+        sums: Whether it sums over all data, and so wants a space that can be counted.
     """
 
     name: str
     meaning: str
     find: Callable[[Tiny], Iterator[Finding]]
+    sums: bool = False
 
 
 def check(find: Callable[[Tiny], Iterator[Finding]]) -> Check:
     """Makes a check of a function; its docstring is the meaning."""
     return Check(find.__name__.replace("_", " "), " ".join((find.__doc__ or "").split()), find)
+
+
+def sums(find: Callable[[Tiny], Iterator[Finding]]) -> Check:
+    """Makes a check that sums over all data."""
+    return replace(check(find), sums=True)
 
 
 @dataclass(frozen=True)

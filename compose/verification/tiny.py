@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -16,13 +17,24 @@ from compose.core.roles import Mode, StagePart
 from compose.core.spaces import Codes, Real, Space
 from compose.parts.densities.model import Model
 from compose.recipe.check import model_slot
-from compose.testing.integrals import CALM, DRAWS, Integral, Measured, NoiseOf, expectation, measure, over_noise
+from compose.testing.integrals import (
+    CALM,
+    DRAWS,
+    Integral,
+    Measured,
+    NoiseOf,
+    TooWideError,
+    expectation,
+    measure,
+    over_noise,
+)
 from compose.testing.subject import draw
 from compose.testing.variants import shake, shrunk, spoken
 
 #: Most states times rows of noise that a sum over a tiny space takes: by the numbers of noise to integrate over.
 STATES = {0: 100, 1: 100, 2: 20}
-WIDTH = 2
+WIDTH = 4
+KINKS = 2
 ROWS = 24
 #: Where shaken weights take a draw at most, beside which integrals would lose mass.
 FAR = 25.0
@@ -37,12 +49,14 @@ class Tiny:
         space: What one datum is.
         labels: Space of the class label; none where there is none.
         seed: Of weights and draws.
+        rich: The same where nothing has to be summed, and so on a larger space; none where it is that already.
     """
 
     part: Model
     space: Space
     labels: Codes | None = None
     seed: int = 0
+    rich: Tiny | None = None
 
     @property
     def slot(self) -> Slot:
@@ -61,7 +75,7 @@ class Tiny:
     @property
     def key(self) -> tuple[str, str, str]:
         """What two recipes share that shrink to the same thing."""
-        return self.part.model_dump_json(), str(self.space), str(self.labels)
+        return str(self), str(self.rich), str(self.labels)
 
     def build(self, shaken: float = 1.0, training: bool = False) -> ModelDensity:
         """The model in float64; weights are drawn anew, or fresh networks would hide what is wrong."""
@@ -134,15 +148,22 @@ class Tiny:
         return self.space.dim + self.noise <= 2
 
     @property
+    def summable(self) -> bool:
+        """As ``countable``; or few codes with much noise, which is drawn: then the tolerance is a standard error."""
+        few = isinstance(self.space, Codes) and self.space.size**self.space.dim <= STATES[2]
+        return self.countable or (few and self.noise > 2)
+
+    @property
     def why_uncountable(self) -> str:
         """The reason, where sums are out of reach."""
         return f"no tiny space of this kind can be summed: {self.space}, with {self.noise} numbers of noise a datum"
 
     @cached_property
-    def measured(self) -> Measured:
-        """The sum of ``E exp L`` over the space, and draws against it."""
-        with random.region(self.seed, "verify", "draws"):
+    def measured(self) -> Measured | None:
+        """The sum of ``E exp L`` over the space, and draws against it; none where the noise leaves it too wide."""
+        with random.region(self.seed, "verify", "draws"), suppress(TooWideError):
             return measure(self.space, self.score, self.model.sample(DRAWS, self.label(DRAWS)))
+        return None
 
     @cached_property
     def mean(self) -> Integral:
@@ -166,22 +187,24 @@ def apart(came: Tensor, wanted: Tensor) -> float:
 
 
 def shrink(model: Model, space: Space, labels: Codes | None = None, seed: int = 0) -> Tiny:
-    """The largest tiny model of the same kind that can be counted, else the smallest that fits.
+    """A tiny model of the same kind: the largest that can be counted, else the smallest that fits.
 
-    Widths, layers and components become at most 2, a latent at most 2 numbers, an image 1 x 2 x 2 pixels of 3 levels.
+    A latent has at most 2 numbers, an image 1 x 2 x 2 pixels of 3 levels, and less where sums need it; widths, layers
+    and components are at most 4, and 2 where noise is integrated out: each unit is a kink.
     """
     few = None if labels is None else replace(labels, size=min(labels.size, 3))
-    fitting = [tiny for tiny in _sizes(model, space, few, seed) if tiny.fits]
+    fitting = [tiny for tiny in _sizes(model, space, few, seed, KINKS) if tiny.fits]
     if not fitting:
         return Tiny(model, space, labels, seed)
-    return next((tiny for tiny in fitting if tiny.countable), fitting[-1])
+    counted = next((tiny for tiny in fitting if tiny.countable), fitting[-1])
+    return replace(counted, rich=next(tiny for tiny in _sizes(model, space, few, seed, WIDTH) if tiny.fits))
 
 
-def _sizes(model: Model, space: Space, labels: Codes | None, seed: int) -> Iterator[Tiny]:
+def _sizes(model: Model, space: Space, labels: Codes | None, seed: int, width: int) -> Iterator[Tiny]:
     """From the richest: a latent of 1 or pixels of 2 levels would hide the most."""
     for dim in (2, 1):
         for small in _spaces(space):
-            part, _ = _smaller(model, small, dim)
+            part, _ = _smaller(model, small, dim, width)
             yield Tiny(part, small, labels, seed)
 
 
@@ -197,9 +220,9 @@ def _spaces(space: Space) -> Iterator[Space]:
         yield from (replace(space, shape=shape, size=min(space.size, size)) for size in (3, 2) for shape in shapes)
 
 
-def _smaller(model: Model, space: Space, dim: int) -> tuple[Model, Space]:
-    """Every number at most ``WIDTH``, and those that a stage's space above depends on at most ``dim``."""
-    part = shrunk(model, WIDTH)
+def _smaller(model: Model, space: Space, dim: int, width: int) -> tuple[Model, Space]:
+    """Every number at most ``width``, and those that a stage's space above depends on at most ``dim``."""
+    part = shrunk(model, width)
     assert isinstance(part, Model)
     stages = []
     for stage in part.stages:
@@ -213,5 +236,5 @@ def _smaller(model: Model, space: Space, dim: int) -> tuple[Model, Space]:
         space = stage.above(space)
     prior = part.prior
     if isinstance(prior, Model):
-        prior, space = _smaller(prior, space, dim)
+        prior, space = _smaller(prior, space, dim, width)
     return part.model_copy(update={"stages": stages, "prior": prior}), space
