@@ -60,7 +60,9 @@ class MLPNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Applies all layers."""
-        y = self.layers(x if x.dim() == 2 else x.flatten(1))
+        y = x if x.dim() == 2 else x.flatten(1)
+        for layer in self.layers:
+            y = layer(y)
         return y.unflatten(1, self.shape) if len(self.shape) > 1 else y
 
 

@@ -137,8 +137,8 @@ FAULTS = (
     Fault(
         "batch statistics",
         "compose.nets.mlp",
-        "self.layers(x if x.dim() == 2",
-        "self.layers(x - x.mean(0) if x.dim() == 2",
+        "y = x if x.dim() == 2",
+        "y = x - x.mean(0) if x.dim() == 2",
         "rows",
         ANY,
     ),
@@ -193,8 +193,8 @@ FAULTS = (
     Fault(
         "noise in training mode alone",
         "compose.nets.mlp",
-        "self.layers(x if x.dim() == 2",
-        "self.layers((1.1 * x if self.training else x) if x.dim() == 2",
+        "y = x if x.dim() == 2",
+        "y = (1.1 * x if self.training else x) if x.dim() == 2",
         "training mode",
         ANY,
     ),
