@@ -10,11 +10,11 @@ from torch import Tensor
 
 from compose.core.roles import DensityPart, Mode
 from compose.testing.noise import Tape
+from compose.testing.subject import ROWS
 from compose.verification.report import Finding, check, unchecked
-from compose.verification.tiny import CALM, ROWS, Tiny
+from compose.verification.tiny import CALM, MODES, Tiny
 
 STEP = 1e-6
-MODES: tuple[Mode, ...] = ("path", "kl")
 #: Sets of weights that are tried: one of them can cut a part off (dead units, items outside a spline's reach).
 TRIES = 10
 CROSSINGS = 3

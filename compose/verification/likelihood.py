@@ -11,7 +11,6 @@ from torch import Tensor
 
 from compose.core.errors import KindError
 from compose.core.kinds import Kind
-from compose.core.roles import Mode
 from compose.core.spaces import Codes
 from compose.data.source import Split
 from compose.run.evaluate import draws_allowed, score
@@ -19,10 +18,9 @@ from compose.testing.integrals import DRAWS, expectation
 from compose.testing.noise import Tape
 from compose.verification.evidence import evidence
 from compose.verification.report import Finding, sums, unchecked
-from compose.verification.tiny import Tiny
+from compose.verification.tiny import MODES, Tiny
 
 EXACT = 1e-6
-MODES: tuple[Mode, ...] = ("path", "kl")
 #: Standard errors that a sound mean is never off by: once in 2e9 draws of it.
 ERRORS = 6.0
 LADDER = (1, 8, 64)

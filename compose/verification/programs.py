@@ -11,8 +11,9 @@ from torch import Tensor
 from compose.core.kinds import Kind
 from compose.core.terms import total, views
 from compose.testing.noise import Tape
+from compose.testing.subject import ROWS
 from compose.verification.report import Finding, check, unchecked
-from compose.verification.tiny import ROWS, Tiny, apart
+from compose.verification.tiny import Tiny, apart
 
 
 @check

@@ -16,9 +16,9 @@ from compose.core.spaces import Codes
 from compose.data.source import Split
 from compose.run.evaluate import score
 from compose.testing.noise import Noise, Tape
-from compose.testing.subject import draw
+from compose.testing.subject import ROWS, draw
 from compose.verification.report import Finding, check, unchecked
-from compose.verification.tiny import ROWS, Tiny, apart
+from compose.verification.tiny import Tiny, apart
 
 
 @check

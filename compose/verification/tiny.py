@@ -35,7 +35,7 @@ from compose.testing.variants import shake, shrunk, spoken
 STATES = {0: 100, 1: 100, 2: 20}
 WIDTH = 4
 KINKS = 2
-ROWS = 24
+MODES: tuple[Mode, ...] = ("path", "kl")
 #: Where shaken weights take a draw at most, beside which integrals would lose mass.
 FAR = 25.0
 
