@@ -7,13 +7,13 @@ from typing import ClassVar
 import numpy as np
 
 from compose.core.spaces import Codes
-from compose.data.images import GreyImages
+from compose.data.images import ImageSet
 from compose.data.source import Source
 
 _ROWS = {"train": slice(0, 1000), "validation": slice(1000, 1350), "test": slice(1350, 1797)}
 
 
-class Digits(GreyImages):
+class Digits(ImageSet):
     """scikit-learn's digits, in the order of its file: 1,000 to train, 350 to validate, 447 to test."""
 
     type: ClassVar[str] = "digits"

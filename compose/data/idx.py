@@ -12,7 +12,7 @@ from pydantic import Field, PlainSerializer, Strict
 from compose.core.errors import DataError
 from compose.core.spaces import Codes
 from compose.data.idx_file import read_array, read_shape
-from compose.data.images import GreyImages
+from compose.data.images import ImageSet
 from compose.data.levels import Levels
 from compose.data.source import Source
 
@@ -23,7 +23,7 @@ _LABELS = {"train": "train-labels-idx1-ubyte", "test": "t10k-labels-idx1-ubyte"}
 Folder = Annotated[Path, Strict(False), PlainSerializer(str)]
 
 
-class Idx(GreyImages):
+class Idx(ImageSet):
     """Grey images of 256 levels, from a folder of idx files, plain or gzipped; the last of train are for validation."""
 
     type: ClassVar[str] = "idx"

@@ -1,4 +1,4 @@
-"""What all sets of grey images share: fewer levels, binarisation, labels."""
+"""What all sets of images share: fewer levels, binarisation, labels."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from compose.data.levels import Levels, binarisation_floor, binarise, quantise
 from compose.data.source import BINARISATION_SEED, SPLITS, Source, Split
 
 
-class GreyImages(DataPart):
-    """Base of the data sets of grey images; ``stored`` is how many levels their files hold."""
+class ImageSet(DataPart):
+    """Base of the data sets of images; ``stored`` is how many levels their files hold."""
 
     stored: ClassVar[int]
 
@@ -44,7 +44,7 @@ class GreyImages(DataPart):
         return levels
 
     @model_validator(mode="after")
-    def _one_rule(self) -> GreyImages:
+    def _one_rule(self) -> ImageSet:
         if self.binarize and self.levels is not None:
             raise PydanticCustomError(
                 "levels_and_binarize",
