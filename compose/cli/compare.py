@@ -69,38 +69,40 @@ def _ledger(
     split: str, names: tuple[str, str], scores: tuple[dict[str, Any], dict[str, Any]], runs: tuple[Run, Run]
 ) -> None:
     """The two ledgers of a split, where they may be compared."""
+    from compose.run.ledger import decimals
+
     differ = protocol_changes(scores[0]["protocol"], scores[1]["protocol"])
     show("", table([f"protocol, {split}", *names], differ) if differ else f"{split}: the protocols are the same.")
     if any(key not in ESTIMATE for key, _, _ in differ):
         show("These are scores of different things, so they are not set side by side.")
         return
-    lines = [("-ELBO", *(f"{each['-ELBO']:.2f}" for each in scores), _gap(split, "-ELBO", runs))]
+    nats = decimals(scores[0]["standard_error"])
+    lines = [("-ELBO", *(_number(each["-ELBO"], nats) for each in scores), _gap(split, "-ELBO", runs, nats))]
     if all(each["NLL"] is not None for each in scores) and not differ:
-        lines.append(
-            (f"NLL(K = {scores[0]['K']})", *(f"{each['NLL']:.2f}" for each in scores), _gap(split, "NLL", runs))
-        )
-    lines.append(("bits/dim of -ELBO", *(f"{each['bits_per_dim']:.4f}" for each in scores), ""))
+        cells = (_number(each["NLL"], nats) for each in scores)
+        lines.append((f"NLL(K = {scores[0]['K']})", *cells, _gap(split, "NLL", runs, nats)))
+    if scores[0]["bits_per_dim"] is not None:
+        lines.append(("bits/dim of -ELBO", *(_number(each["bits_per_dim"], 4) for each in scores), ""))
     for kind in ("views", "terms"):
         for key in dict.fromkeys(key for each in scores for key in each[kind]):
-            lines.append(
-                (f"  {key}" if kind == "terms" else key, *(_number(each[kind].get(key)) for each in scores), "")
-            )
+            cells = (_number(each[kind].get(key), nats) for each in scores)
+            lines.append((f"  {key}" if kind == "terms" else key, *cells, ""))
     show(table([f"nats, {split}", *names, "second - first, 95 %"], lines, right=names))
     if differ:
         show("NLL is left out: it was not estimated alike.")
 
 
-def _gap(split: str, name: str, runs: tuple[Run, Run]) -> str:
+def _gap(split: str, name: str, runs: tuple[Run, Run], digits: int) -> str:
     """The mean difference over examples with its 95 % interval, paired by example."""
     from safetensors.torch import load_file
 
     values = [load_file(run.path / "scores.safetensors")[f"{split}/{name}"].double() for run in runs]
     gap = values[1] - values[0]
-    return f"{float(gap.mean()):+.2f} ± {1.96 * float(gap.std()) / len(gap) ** 0.5:.2f}"
+    return f"{float(gap.mean()):+.{digits}f} ± {1.96 * float(gap.std()) / len(gap) ** 0.5:.{digits}f}"
 
 
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}"
+def _number(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
 
 
 def _run(name: str) -> Run | None:

@@ -1,1 +1,1 @@
-"""Data sets: examples as codes, with the protocol under which they are scored."""
+"""Data sets: examples as codes or as reals, with the protocol under which they are scored."""

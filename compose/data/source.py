@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from compose.core.errors import DataError
-from compose.core.spaces import Codes
+from compose.core.spaces import Codes, Real, Space
 from compose.data.levels import binarise_afresh
 
 SPLITS = ("train", "validation", "test")
@@ -23,7 +24,8 @@ class Split:
     """Examples of one split, in the order of their file.
 
     Args:
-        x: Codes, uint8, ``(n, *shape)``; in the train split of binarised data the stored grey levels.
+        x: Codes, uint8 or where there are more than 256 of them int32, or reals, float32; ``(n, *shape)``. In the train
+            split of binarised data the stored levels.
         y: Class labels, int64, ``(n,)``; none where none were asked for.
     """
 
@@ -34,13 +36,14 @@ class Split:
         """How many examples there are."""
         return len(self.x)
 
-    def to(self, device: torch.device | str) -> Split:
-        """The same examples on ``device``."""
-        return Split(self.x.to(device), None if self.y is None else self.y.to(device))
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Split:
+        """The same examples on ``device``; reals as ``dtype``, where one is given."""
+        x = self.x.to(device, dtype if self.x.is_floating_point() else None)
+        return Split(x, None if self.y is None else self.y.to(device))
 
     @property
     def digest(self) -> str:
-        """First 16 hex digits of the SHA-256 of the codes and their shape."""
+        """First 16 hex digits of the SHA-256 of the examples, their type and their shape."""
         return _digest(self.x)
 
 
@@ -55,18 +58,22 @@ class Source:
         train: Split to train on.
         validation: Split to select on.
         test: Split to report.
-        grey: How many grey levels the train split stores, for binarised data; none for all other.
-        floor: Entropy of the binarisation by split, in nats per example; none where nothing is binarised.
+        grey: How many levels the train split stores, for binarised data; none for all other.
+        floor: Below what no model's -log p comes, by split, in nats per example; none where that is not known.
+        floor_of: What it is that costs the floor.
+        facts: What else a score has to say of how these examples came about, as the seed of their draws.
     """
 
     name: str
-    space: Codes
+    space: Space
     condition: Codes | None
     train: Split
     validation: Split
     test: Split
     grey: int | None = None
     floor: dict[str, float] | None = None
+    floor_of: str = "the binarisation"
+    facts: Mapping[str, str | int] = field(default_factory=dict)
 
     def split(self, name: str) -> Split:
         """The split called ``train``, ``validation`` or ``test``.
@@ -90,7 +97,7 @@ class Source:
                 a single device would draw; parts differ by one row at most.
 
         Returns:
-            Codes, uint8, ``(rows, *shape)``, and labels, int64, ``(rows,)``, where the split lies.
+            Examples, ``(rows, *shape)``, and labels, int64, ``(rows,)``, where the split lies.
         """
         rank, world = shard
         assert 0 <= rank < world, f"rank {rank} of {world}"
@@ -102,13 +109,13 @@ class Source:
             x = binarise_afresh(x, self.grey, len(index), start, generator)
         return x, y
 
-    def to(self, device: torch.device | str) -> Source:
-        """The same data with every split resident on ``device``."""
-        return replace(self, **{name: self.split(name).to(device) for name in SPLITS})
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Source:
+        """The same data with every split resident on ``device``; reals as ``dtype``, where one is given."""
+        return replace(self, **{name: self.split(name).to(device, dtype) for name in SPLITS})
 
     @cached_property
     def digest(self) -> str:
-        """First 16 hex digits of the SHA-256 of all splits: codes (grey levels in binarised training) and labels."""
+        """First 16 hex digits of the SHA-256 of all splits: examples (levels in binarised training) and labels."""
         parts = (self.split(name) for name in SPLITS)
         return _digest(*(tensor for part in parts for tensor in (part.x, part.y) if tensor is not None))
 
@@ -125,7 +132,10 @@ class Source:
             "digest": part.digest,
             "data digest": self.digest,
             "examples": len(part),
+            **self.facts,
         }
+        if isinstance(self.space, Real):
+            return {**record, "values": "real"}
         if self.grey is None:
             return {**record, "levels": self.space.size}
         rule = f"p = k/{self.grey - 1}"
@@ -134,12 +144,13 @@ class Source:
         return {**record, "binarisation": f"{rule}, validation then test drawn once", "seed": BINARISATION_SEED}
 
     def describe(self) -> str:
-        """Name, levels, shape and sizes in a line: ``fashion_mnist, binarised, 1x28x28, 50000/10000/10000``."""
-        levels = f"{self.space.size} levels" if self.grey is None else "binarised"
+        """Name, values, shape and sizes in a line: ``fashion_mnist, binarised, 1x28x28, 50000/10000/10000``."""
+        levels = "real" if isinstance(self.space, Real) else f"{self.space.size} levels"
+        values = levels if self.grey is None else "binarised"
         shape = "x".join(str(side) for side in self.space.shape)
         sizes = "/".join(str(len(self.split(name))) for name in SPLITS)
         classes = [] if self.condition is None else [f"{self.condition.size} classes"]
-        return ", ".join([self.name, levels, shape, sizes, *classes])
+        return ", ".join([self.name, values, shape, sizes, *classes])
 
 
 def _digest(*tensors: Tensor) -> str:

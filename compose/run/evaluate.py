@@ -20,6 +20,7 @@ from compose.core import random
 from compose.core.errors import KindError, RunError
 from compose.core.kinds import Kind
 from compose.core.model import ModelDensity
+from compose.core.spaces import Real
 from compose.core.terms import bits_per_dim, views
 from compose.data.source import Source, Split
 from compose.run.directory import Run, write_bytes, write_text
@@ -170,7 +171,6 @@ def draws_allowed(model: ModelDensity, default: int, asked: int | None) -> int:
 
 def _summary(model: ModelDensity, source: Source, split: str, found: Scores, seed: int) -> dict[str, Any]:
     """What the ledger says of a split; NLL stays blank where one draw of a bound is all there is."""
-    dim = source.space.dim
     cost, error = _mean(-found.elbo)
     weighted = found.nll is not None and (found.samples > 1 or model.kind is Kind.EXACT)
     nll, nll_error = _mean(found.nll) if weighted and found.nll is not None else (None, None)
@@ -182,14 +182,20 @@ def _summary(model: ModelDensity, source: Source, split: str, found: Scores, see
         "NLL_standard_error": nll_error,
         "K": found.samples,
         "examples": len(found.elbo),
-        "bits_per_dim": bits_per_dim(cost, dim),
-        "NLL_bits_per_dim": None if nll is None else bits_per_dim(nll, dim),
+        "bits_per_dim": _bits(cost, source),
+        "NLL_bits_per_dim": _bits(nll, source),
         "terms": found.terms,
         "views": {view: -sum(found.terms[name] for name in names) for view, names in views(found.terms).items()},
         "floor": floor,
+        "floor_of": None if floor is None else source.floor_of,
         "reducible": None if floor is None else (cost if nll is None else nll) - floor,
         "protocol": _protocol(model, source, split, found.samples, seed),
     }
+
+
+def _bits(nats: float | None, source: Source) -> float | None:
+    """Bits a dimension; blank for reals, whose density depends on the unit they are measured in."""
+    return None if nats is None or isinstance(source.space, Real) else bits_per_dim(nats, source.space.dim)
 
 
 def _protocol(model: ModelDensity, source: Source, split: str, samples: int, seed: int) -> dict[str, Any]:

@@ -27,7 +27,8 @@ class Loop:
         self.first = bool(fabric.is_global_zero)
         # In the precision of the training from the start: what is averaged or restored is made of these weights.
         self.model = fabric.strategy.precision.convert_module(build(self.recipe)).to(fabric.device)
-        self.source = self.recipe.data.load().to(fabric.device)
+        precision = next((value.dtype for value in self.model.parameters()), None)
+        self.source = self.recipe.data.load().to(fabric.device, precision)
         self.last = run.path / "last.safetensors"
         self.at: dict[str, Any] = state.counters(self.last) if self.last.is_file() else {"lines": 0, **beginning(0)}
 
