@@ -93,7 +93,7 @@ def evaluate(
 def sample(
     run: RunRef,
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The picture, a png.")],
-    n: Annotated[int, typer.Option("-n", min=1, help="How many.")] = 64,
+    n: Annotated[int | None, typer.Option("-n", min=1, help="How many; 64, or 5000 points of the plane.")] = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the draws.")] = 0,
     label: Annotated[int | None, typer.Option("--label", help="The class to draw.")] = None,
     plugin: Plugins = None,
@@ -107,13 +107,11 @@ def sample(
     """
     from compose.core.errors import ComposeError
     from compose.run.directory import Run
-    from compose.run.figures import save_grid
-    from compose.run.sample import sample as draw
+    from compose.run.figures import save_samples
 
     if out.suffix != ".png":
         raise ComposeError(f"{out} does not end in .png; pictures are png files.")
-    model = Run(run).model()
-    show(f"wrote {save_grid(draw(model, n, seed, label), model.space, out)}")
+    show(f"wrote {save_samples(Run(run), out, n, seed, label)}")
 
 
 def show_run(

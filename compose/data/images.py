@@ -73,5 +73,6 @@ class ImageSet(DataPart):
         elif self.levels is not None:
             x = {name: quantise(x[name], self.stored, self.levels) for name in SPLITS}
         y = {name: None if labels is None else torch.from_numpy(labels[name]).long() for name in SPLITS}
-        splits = {name: Split(torch.from_numpy(x[name]), y[name]) for name in SPLITS}
-        return Source(self.type, space, condition, grey=self.stored if self.binarize else None, floor=floor, **splits)
+        train, validation, test = (Split(torch.from_numpy(x[name]), y[name]) for name in SPLITS)
+        grey = self.stored if self.binarize else None
+        return Source(self.type, space, condition, train, validation, test, grey, floor)

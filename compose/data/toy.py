@@ -25,8 +25,8 @@ class Toy(DataPart):
 
     type: ClassVar[str] = "toy"
     source: ClassVar[str] = (
-        "ring: Metz et al. 2017, arXiv:1611.02163; grid25: Srivastava et al. 2017, arXiv:1705.07761; moons: scikit-learn; "
-        "checkerboard and spirals: Grathwohl et al. 2019, arXiv:1810.01367"
+        "ring: Metz et al. 2017, arXiv:1611.02163; grid25: Srivastava et al. 2017, arXiv:1705.07761; "
+        "moons: scikit-learn; checkerboard and spirals: Grathwohl et al. 2019, arXiv:1810.01367"
     )
 
     shape: Literal["ring", "grid25", "moons", "checkerboard", "spirals"] = "moons"
@@ -54,10 +54,15 @@ class Toy(DataPart):
 
     def load(self) -> Source:
         """Draws every split."""
-        density, splits, floor = self.density(), {}, {}
-        for i, name in enumerate(SPLITS):
-            random = np.random.RandomState([self.seed, i])
-            x = torch.from_numpy(density.sample(getattr(self, name), random).astype(np.float32))
-            splits[name], floor[name] = Split(x), -float(density.log_prob(x).mean())
+        density = self.density()
+        streams = [np.random.RandomState([self.seed, i]) for i in range(len(SPLITS))]
+        draws = [density.sample(getattr(self, name), random) for name, random in zip(SPLITS, streams, strict=True)]
+        train, validation, test = (Split(torch.from_numpy(x.astype(np.float32))) for x in draws)
+        floor = {
+            name: -float(density.log_prob(split.x).mean())
+            for name, split in zip(SPLITS, (train, validation, test), strict=True)
+        }
         facts = {"density": self.shape, "seed": self.seed}
-        return Source(self.type, Real((2,)), None, floor=floor, floor_of="the true density", facts=facts, **splits)
+        return Source(
+            self.type, *self.spaces(), train, validation, test, floor=floor, floor_of="the true density", facts=facts
+        )

@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor
@@ -15,11 +16,33 @@ from compose.core.model import ModelDensity
 from compose.core.spaces import Codes, Space
 from compose.data.source import Source
 from compose.run.directory import Run
+from compose.run.plane import POINTS, is_plane, save_plane
 from compose.run.sample import sample
 
 SIDE = 320
-SHOWN, COLUMNS = 32, 8
+GRID, SHOWN, COLUMNS = 64, 32, 8
 NOT_NATS = {"phase", "player", "step", "lr", "skipped", "seconds"}
+
+
+def save_samples(run: Run, path: str | Path, n: int | None = None, seed: int = 0, label: int | None = None) -> Path:
+    """Draws from a run into one picture: a grid of images, or of the plane the points beside data and density.
+
+    Args:
+        run: A finished run.
+        path: A png file.
+        n: How many; 64, or of the plane 5000, by default.
+        seed: Seed of the draws.
+        label: Class to draw, for a conditional model; without it the classes take turns.
+
+    Raises:
+        SpaceError: a label is asked of an unconditional model, or is none of its classes.
+    """
+    model = run.model()
+    if is_plane(model.space):
+        return save_plane(
+            sample(model, POINTS if n is None else n, seed, label), model, run.recipe.data.load().train.x, path
+        )
+    return save_grid(sample(model, GRID if n is None else n, seed, label), model.space, path)
 
 
 def save_grid(x: Tensor, space: Space, path: str | Path, columns: int | None = None) -> Path:
@@ -27,18 +50,18 @@ def save_grid(x: Tensor, space: Space, path: str | Path, columns: int | None = N
 
     Args:
         x: ``(n, channels, height, width)`` of 1 or 3 channels, or anything that is drawn as rows of numbers.
-        space: Space of one image; codes are scaled by their size.
+        space: Space of one image; codes are scaled by their size, reals so that all but the farthest hundredth fit.
         path: A png file.
         columns: Images in a row; a square by default.
     """
     from PIL import Image
 
-    grey = _unit(x, space)
-    n = len(grey)
+    images = _unit(x, space)
+    n = len(images)
     columns = columns or math.ceil(math.sqrt(n))
     rows = math.ceil(n / columns)
-    blank = torch.ones(rows * columns - n, *grey.shape[1:])
-    framed = torch.nn.functional.pad(torch.cat([grey, blank]), (0, 1, 0, 1), value=0.5)
+    blank = torch.ones(rows * columns - n, *images.shape[1:])
+    framed = torch.nn.functional.pad(torch.cat([images, blank]), (0, 1, 0, 1), value=0.5)
     picture = rearrange(framed, "(r c) k h w -> (r h) (c w) k", c=columns)
     pixels = (picture * 255).round().to(torch.uint8).expand(-1, -1, 3).contiguous().numpy()
     image = Image.fromarray(pixels)
@@ -50,7 +73,12 @@ def save_grid(x: Tensor, space: Space, path: str | Path, columns: int | None = N
 
 def _unit(x: Tensor, space: Space) -> Tensor:
     x = x.detach().cpu().float()
-    x = x / (space.size - 1) if isinstance(space, Codes) else (x - x.min()) / (x.max() - x.min()).clamp_min(1e-9)
+    if isinstance(space, Codes):
+        x = x / (space.size - 1)
+    else:
+        # A few far numbers, as samples have them, would leave the rest without contrast.
+        low, high = np.quantile(x.numpy(), [0.005, 0.995])
+        x = (x - low) / max(high - low, 1e-9)
     if x.dim() != 4 or x.shape[1] not in (1, 3):
         x = x.reshape(len(x), 1, 1, -1)
     return x.clamp(0, 1)
@@ -59,8 +87,8 @@ def _unit(x: Tensor, space: Space) -> Tensor:
 def draw(run: Run) -> list[Path]:
     """Writes every picture of a finished run into its ``figures``."""
     model, source = run.model(), run.recipe.data.load()
-    pictures = [save_grid(sample(model, 64), source.space, run.figures / "samples.png")]
-    if len(model.stages):
+    pictures = [save_samples(run, run.figures / "samples.png")]
+    if len(model.stages) and not is_plane(model.space):
         pictures.append(_reconstructions(model, source, run.figures / "reconstructions.png"))
     return [*pictures, curve(run)]
 

@@ -15,7 +15,7 @@ from compose.core.spaces import Real
 from compose.data.planar import PLANAR, Gaussians, Squares
 from compose.data.toy import Toy
 
-#: Half the side of a window that holds all of the mass but a billionth, and cells a side that are finer than its detail.
+#: Half the side of a window that holds the mass, and how many cells a side are finer than its detail.
 WINDOWS = {
     "ring": (2.2, 1100),
     "grid25": (4.4, 900),
