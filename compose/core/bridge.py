@@ -8,7 +8,7 @@ distribution wherever Pyro has the part's.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import count, pairwise
@@ -65,7 +65,10 @@ class Programs:
         z: Tensor | None = None
         with pyro.plate("data", n, dim=-1):
             for link in reversed(self.links):
-                z = pyro.sample(link.name, link.given(z, c, n), obs=None if link.edge else x)
+                inner: list[Tensor] = []
+                for name in link.inner:
+                    inner.append(pyro.sample(name, link.given(z, c, n, inner)))
+                z = pyro.sample(link.name, link.given(z, c, n, inner), obs=None if link.edge else x)
         assert z is not None
         return z
 
@@ -75,7 +78,10 @@ class Programs:
         z = x
         with pyro.plate("data", len(x), dim=-1):
             for link, above in pairwise(self.links):
-                z = pyro.sample(above.name, link.inferred(z, c))
+                drawn: list[Tensor] = []
+                for name in (above.name, *link.inner):
+                    drawn.append(pyro.sample(name, link.inferred(z, c, drawn)))
+                z = drawn[0]
         return z
 
     def _begin(self, x: Tensor | None, c: Tensor | None, n: int) -> None:
@@ -96,12 +102,14 @@ class Link:
     Args:
         edge: Its index; 0 is the data.
         top: The stage that draws the next edge, or the prior.
+        above: Name of the next edge.
         told: Whether ``top`` is handed the label.
         run: Bijections between the edge and ``top``, from below, each with whether it is handed the label.
     """
 
     edge: int
     top: Stage | Density
+    above: str
     told: bool
     run: list[tuple[Stage, bool]]
 
@@ -116,15 +124,28 @@ class Link:
         stage = self.run[0][0] if self.run else self.top
         return stage.below if isinstance(stage, Stage) else stage.space
 
-    def given(self, z: Tensor | None, c: Tensor | None, n: int) -> Site:
-        """The edge's distribution, given the edge above where there is one."""
+    @property
+    def inner(self) -> list[str]:
+        """Sites of the edges that ``top`` draws inside, from the top down; they are named for the edge above it."""
+        count = len(self.top.inner) if isinstance(self.top, Stage) else 0
+        return [f"{self.above}.{count - i}" for i in range(count)]
+
+    def given(self, z: Tensor | None, c: Tensor | None, n: int, drawn: Sequence[Tensor] = ()) -> Site:
+        """The distribution of the edge, or of the next inner one, given the edge above and the inner ones drawn."""
         label = c if self.told else None
         density, condition = self.top, label
         if isinstance(self.top, Stage):
             assert z is not None
             _check_rows(z, self.top.above, n)
-            density, condition = self.top.down(z, label)
-            draw = partial(self.top.generate, z, label)
+            density, condition = self.top.down(z, label, drawn)
+            if self.top.inner:
+                assert density is not None, "a stage with inner edges came down without a density"
+                draw = partial(density.sample, n, condition)
+                if len(drawn) < len(self.top.inner):
+                    space = self.top.inner[len(drawn)]
+                    return Site(space, n, draw, partial(_score, density, condition=condition))
+            else:
+                draw = partial(self.top.generate, z, label)
         else:
             draw = partial(self.top.sample, n, label)
 
@@ -136,18 +157,18 @@ class Link:
 
         return Site(self.space, n, lambda: self._descend(draw(), c), score)
 
-    def inferred(self, x: Tensor, c: Tensor | None) -> Site:
-        """The posterior over the next edge, given this one."""
+    def inferred(self, x: Tensor, c: Tensor | None, drawn: Sequence[Tensor] = ()) -> Site:
+        """The posterior over the next edge, given this one; once that is drawn, over the next inner one."""
         assert isinstance(self.top, Stage)
         n, label = len(x), c if self.told else None
         x, _ = self._climb(x, c)
-        density, condition = self.top.up(x, label)
+        density, condition = self.top.up(x, label, drawn)
         if density is None or condition is None:
             step = self.top.infer(x, label)
             minus = [value for term, value in step.terms.items() if term != "log_likelihood"]
             return Site(self.top.above, n, lambda: step.z, lambda z: -torch.stack(minus).sum(0), True, step.z)
         return Site(
-            self.top.above,
+            (self.top.above, *self.top.inner)[len(drawn)],
             n,
             lambda: density.rsample_and_log_prob(condition)[0],
             lambda z: _score(density, z, condition),
@@ -239,13 +260,13 @@ def _links(whole: ModelDensity) -> list[Link]:
     while True:
         for i, stage in enumerate(density.stack, i + 1):  # noqa: B020 (edges are counted through all models)
             if stage.draws:
-                links.append(Link(edge, stage, told and density.by_label, run))
+                links.append(Link(edge, stage, f"z{i}", told and density.by_label, run))
                 edge, run = i, []
             else:
                 run.append((stage, told and density.by_label))
         told = told and density.prior.condition is not None
         if not isinstance(density.prior, ModelDensity):
-            return [*links, Link(edge, density.prior, told, run)]
+            return [*links, Link(edge, density.prior, "", told, run)]
         density = density.prior
 
 

@@ -7,6 +7,7 @@ The wiring of a part is stated once, in ``nested``, so that what is checked is w
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -143,7 +144,9 @@ class Part(Declared):
     def nested(self, slot: Slot) -> dict[str, tuple[Part, Slot]]:
         """The parts inside this one by key path, ``encoder`` or ``stages.0``, each with the slot it is handed.
 
-        Where this part does not fit its own slot, a best guess: then the next fault is found too.
+        A part that is built several times stands there as ``encoder#0``, ``encoder#1``, ...; the module keeps them in a
+        ``ModuleList`` called ``encoder``. Where this part does not fit its own slot, a best guess: then the next fault
+        is found too.
         """
         return {}
 
@@ -164,6 +167,16 @@ class Part(Declared):
     @model_serializer(mode="wrap")
     def _serialize(self, handler: Any) -> dict[str, Any]:
         return {"type": self.type, **handler(self)} if self.type else handler(self)
+
+
+def in_recipe(key: str) -> str:
+    """The key path of a part as recipes have it: the same for all that are built from one declaration."""
+    return re.sub(r"#\d+", "", key)
+
+
+def in_module(key: str) -> str:
+    """The path of a part's module inside the model."""
+    return key.replace("#", ".")
 
 
 def _resolve(role: str, value: Any) -> Any:

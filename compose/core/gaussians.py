@@ -22,6 +22,12 @@ class Gaussian(NamedTuple):
         """``-E log q`` in nats, ``(batch,)``."""
         return self.log_scale.flatten(1).sum(1) + 0.5 * (1 + LOG_2PI) * math.prod(self.log_scale.shape[1:])
 
+    def expected_log_prob(self, p: Gaussian) -> Tensor:
+        """``E log p`` of this Gaussian's draws in nats, ``(batch,)``."""
+        off = (self.loc - p.loc) / p.scale
+        each = 0.5 * (off * off + (2 * (self.log_scale - p.log_scale)).exp()) + p.log_scale
+        return -each.flatten(1).sum(1) - 0.5 * LOG_2PI * math.prod(off.shape[1:])
+
 
 def bounded(log_scale: Tensor, limit: float = 6.0) -> Tensor:
     """Keeps a log-scale smoothly inside ``(-limit, limit)``, or stacks of parts overflow."""

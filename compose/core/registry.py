@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 BUILT_IN: dict[str, dict[str, str]] = {
     "stage": {
         "latent": "compose.parts.stages.latent:Latent",
+        "ladder": "compose.parts.stages.ladder:Ladder",
         "bijection": "compose.parts.stages.bijection:Bijection",
         "dequantize": "compose.parts.stages.dequantize:Dequantize",
         "standardize": "compose.parts.stages.standardize:Standardize",
@@ -39,6 +40,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
     },
     "net": {
         "mlp": "compose.nets.mlp:MLP",
+        "conv": "compose.nets.conv:Conv",
         "wrap": "compose.nets.wrap:Wrap",
     },
     "objective": {
@@ -50,6 +52,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "digits": "compose.data.digits:Digits",
         "idx": "compose.data.idx:Idx",
         "fashion_mnist": "compose.data.idx:FashionMNIST",
+        "toy": "compose.data.toy:Toy",
     },
 }
 ROLES = tuple(BUILT_IN)

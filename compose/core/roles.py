@@ -6,7 +6,7 @@ The declaration carries every check, so the modules hold mathematics only.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -117,6 +117,8 @@ class Stage(nn.Module):
     """One step between two edges: ``infer`` goes up, ``generate`` comes down.
 
     A stage that ``draws`` its item above says from what by ``up``, and by ``down`` from what it draws the item below.
+    It may draw edges of its own between the two, ``inner``: it adds their terms under ``1.minus_log_q``,
+    ``1.log_likelihood``, ..., counted from below, and ``up`` and ``down`` take those drawn so far.
 
     Args:
         below: Space of the item it stands on.
@@ -126,6 +128,8 @@ class Stage(nn.Module):
     closed_form: bool = False
     needs_fit: bool = False
     draws: bool = False
+    #: Spaces of the edges that it draws inside, from the top down.
+    inner: tuple[Space, ...] = ()
 
     def __init__(self, below: Space, above: Space) -> None:
         super().__init__()
@@ -142,12 +146,22 @@ class Stage(nn.Module):
     def generate(self, z: Tensor, c: Tensor | None = None) -> Tensor:
         """Comes down from ``z``, ``(batch, *above.shape)``. Sends no gradient."""
 
-    def up(self, x: Tensor, c: Tensor | None = None) -> tuple[Density | None, Tensor | None]:
-        """The density over the item above and its condition given ``x``; none where it is no density of ours."""
+    def up(
+        self, x: Tensor, c: Tensor | None = None, drawn: Sequence[Tensor] = ()
+    ) -> tuple[Density | None, Tensor | None]:
+        """The density over the item above and its condition given ``x``; none where it is no density of ours.
+
+        With inner edges: over the highest edge that is not ``drawn``, the item above and inner ones from the top down.
+        """
         return None, None
 
-    def down(self, z: Tensor, c: Tensor | None = None) -> tuple[Density | None, Tensor | None]:
-        """The density over the item below and its condition given ``z``; none where ``generate`` leaves no chance."""
+    def down(
+        self, z: Tensor, c: Tensor | None = None, drawn: Sequence[Tensor] = ()
+    ) -> tuple[Density | None, Tensor | None]:
+        """The density over the item below and its condition given ``z``; none where ``generate`` leaves no chance.
+
+        With inner edges: over the highest that is not ``drawn``, and over the item below once all are.
+        """
         return None, None
 
     def fit(self, batches: Callable[[], Iterator[Tensor]]) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from compose.core import registry
-from compose.core.declare import Misfit, Part, Slot
+from compose.core.declare import Misfit, Part, Slot, in_recipe
 from compose.core.errors import DataError, Fault, RecipeError
 from compose.core.kinds import Kind
 from compose.core.roles import DensityPart, StagePart
@@ -173,7 +173,7 @@ def _misfits(form: Form, slot: Slot) -> Iterator[_Finding]:
     """The parts of the model that do not fit their slots."""
     for key, part, inner in form.recipe.model.walk(slot, "model"):
         for misfit in part.misfits(inner):
-            yield _finding(form, _steps(key), part, inner, misfit)
+            yield _finding(form, _steps(in_recipe(key)), part, inner, misfit)
 
 
 def _finding(form: Form, at: KeyPath, part: Part, slot: Slot, misfit: Misfit) -> _Finding:
@@ -189,7 +189,7 @@ def _fitting(part: Part, slot: Slot) -> str:
 def _training(form: Form, space: Space, labels: Codes | None) -> Iterator[_Finding]:
     """What is wrong with the phases: parts to train that do not exist, objectives that do not suit the model."""
     model = form.recipe.model
-    parts = {key for key, _, _ in model.walk(model_slot(space, labels), "model")}
+    parts = {in_recipe(key) for key, _, _ in model.walk(model_slot(space, labels), "model")}
     slot = Slot("objective", space, labels=labels, model=model)
     for i, phase in enumerate(form.recipe.train):
         for j, player in enumerate(phase.players):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import wraps
 from typing import Any
 
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from compose.core.declare import in_module, in_recipe
 from compose.core.model import ModelDensity
 from compose.core.spaces import Codes, Space
 from compose.recipe.build import build_model
@@ -68,12 +69,14 @@ def cost(checked: Checked) -> Costs:
         reason = str(error).splitlines()[0] if str(error) else error.__class__.__name__
         note = f"counted with real weights and one blank example, since the meta device fails: {reason}"
         flops = _flops(_build(checked), checked, "cpu")
-    found = []
+    found: dict[str, Cost] = {}
     for key, part, _ in checked.recipe.model.walk(checked.slot):
+        key, path = in_module(key), f"model.{in_recipe(key)}".rstrip(".")
+        before = found.get(path, Cost(path, part.type, 0, 0))
         parameters = sum(parameter.numel() for parameter in model.get_submodule(key).parameters())
         own = sum(count for path, count in flops.items() if path == key or not key or path.startswith(f"{key}."))
-        found.append(Cost(f"model.{key}".rstrip("."), part.type, parameters, own))
-    return Costs(tuple(found), note)
+        found[path] = replace(before, parameters=before.parameters + parameters, flops=before.flops + own)
+    return Costs(tuple(found.values()), note)
 
 
 def _build(checked: Checked) -> ModelDensity:
@@ -103,7 +106,7 @@ def _flops(model: ModelDensity, checked: Checked, device: str) -> dict[str, int]
         meter = _Meter(counter.get_total_flops)
         for key, _, _ in checked.recipe.model.walk(checked.slot):
             if key:
-                meter.watch(model.get_submodule(key), key)
+                meter.watch(model.get_submodule(in_module(key)), in_module(key))
         model.log_prob(x, c)
         meter.charge()
     return meter.spent

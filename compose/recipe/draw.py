@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from compose.core.declare import Part, Slot
+from compose.core.declare import Part, Slot, in_recipe
 from compose.core.kinds import Kind, weakest
 from compose.core.roles import StagePart
 from compose.parts.densities.model import Model
@@ -67,7 +67,8 @@ def _part(label: str, part: Part, slot: Slot, path: str, edges: tuple[str, str],
         yield from _stack(part, slot, path, above if slot.use == "posterior" else below, depth + 1)
         return
     indent = " " * (len(label) - len(label.lstrip()) + 2)
-    for key, (child, place) in part.nested(slot).items():
+    once = {in_recipe(key): inner for key, inner in reversed(part.nested(slot).items())}
+    for key, (child, place) in reversed(once.items()):
         yield from _part(f"{indent}{key}", child, place, f"{path}.{key}", edges, depth)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from compose.core.declare import Part, Slot
+from compose.core.declare import Part, Slot, in_recipe
 from compose.core.kinds import Kind
 from compose.core.roles import StagePart
 from compose.core.terms import views
@@ -107,19 +107,28 @@ def _terms(
         above = latent(depth, i)
         # A stage that draws noise and then maps it: the noise is what it draws, and what its log-det is of.
         drawn = f"u{above[1:]}" if {"minus_log_q", "log_det"} <= part.terms().keys() else above
+        label = _label(part, place)
         for name, key_of_source in part.terms().items():
             source, there = part.nested(place)[key_of_source] if key_of_source else (part, place)
-            where = f"{at}.{key_of_source}" if key_of_source else at
-            if name == "log_likelihood":
-                yield _density(f"{edge}.{name}", source, there, where, below, (above, *_label(part, place)), (), depth)
+            where = in_recipe(f"{at}.{key_of_source}" if key_of_source else at)
+            level, _, term = name.rpartition(".")
+            higher = [*(f"{above}.{each}" for each in _levels(part) if each > int(level or 0)), above]
+            if term == "log_likelihood":
+                what, of = (f"z{i}.{level}", f"{above}.{level}") if level else (edge, below)
+                yield _density(f"{what}.{term}", source, there, where, of, (*higher, *label), (), depth)
                 continue
-            formula = (
-                _log_q(source, drawn, (below, *_label(part, place)))
-                if name == "minus_log_q"
-                else _log_det(above, drawn, below)
-            )
+            if term == "minus_log_q":
+                of, above_it = (f"{above}.{level}", higher) if level else (drawn, [])
+                formula = _log_q(source, of, (below, *above_it, *label))
+            else:
+                formula = _log_det(above, drawn, below)
             yield Term(f"z{i}.{name}", formula, where, source.type, kind_of(source, there)), None
         below, edge = above, f"z{i}"
+
+
+def _levels(part: StagePart) -> list[int]:
+    """The edges that a stage draws inside, counted from below."""
+    return sorted({int(name.split(".")[0]) for name in part.terms() if "." in name})
 
 
 def _density(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from compose.core import registry
-from compose.core.declare import Part
+from compose.core.declare import Part, in_recipe
 from compose.core.errors import Fault, RecipeError
 from compose.core.kinds import Kind
 from compose.recipe.check import Checked, check_tree, kind_of
@@ -75,7 +75,7 @@ def positions(checked: Checked) -> dict[str, Part]:
     """Every key path at which another part could stand, with the part that does."""
     recipe = checked.recipe
     found: dict[str, Part] = {"data": recipe.data}
-    found |= {key: part for key, part, _ in recipe.model.walk(checked.slot, "model") if key != "model"}
+    found |= {in_recipe(key): part for key, part, _ in recipe.model.walk(checked.slot, "model") if key != "model"}
     for i, phase in enumerate(recipe.train):
         for j, player in enumerate(phase.players):
             for k, term in enumerate(player.objectives):
@@ -128,7 +128,11 @@ def _with(tree: Tree, path: str, name: str) -> Tree:
 
 def _kind(checked: Checked, path: str) -> Kind | None:
     return next(
-        (kind_of(part, slot) for key, part, slot in checked.recipe.model.walk(checked.slot, "model") if key == path),
+        (
+            kind_of(part, slot)
+            for key, part, slot in checked.recipe.model.walk(checked.slot, "model")
+            if in_recipe(key) == path
+        ),
         None,
     )
 

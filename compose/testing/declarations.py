@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from compose.core import registry
-from compose.core.declare import Misfit, Part
+from compose.core.declare import Misfit, Part, Slot
 from compose.testing.contract import contract, require
 from compose.testing.densities import DensitySubject
 from compose.testing.stages import StageSubject
@@ -87,12 +87,15 @@ def misfits_are_told(subject: Declaration) -> bool:
             and not place.fits
             and _only_the_space(place, subject.places)
         ):
-            told = " ".join(place.reasons)
-            require(
-                str(place.slot.space) in told,
-                f"{place} is refused by {told!r}, which does not name the space that came",
-            )
+            for _, part, slot in place.part.walk(place.slot):
+                _check_space_is_named(place, slot, [reason.message for reason in part.misfits(slot)])
     return bool(subject.places)
+
+
+def _check_space_is_named(place: Subject, slot: Slot, told: list[str]) -> None:
+    """The part, or one inside it that is handed other spaces, names what it was handed."""
+    named = any(str(space) in message for space in (slot.space, slot.condition) for message in told)
+    require(named or not told, f"{place} is refused by {' '.join(told)!r}, which does not name the space that came")
 
 
 def _check_reason(reason: Misfit, part: Part) -> None:

@@ -98,7 +98,10 @@ def terms_are_as_declared(subject: StageSubject) -> bool:
         check_values(whole.above, step.z.detach(), n, "z")
         declared = list(subject.stage.terms())
         require(list(step.terms) == declared, f"terms {list(step.terms)} came, {declared} are declared")
-        require(set(declared) <= set(TERMS[:-1]), f"terms {declared}; a stage adds only {TERMS[:-1]}")
+        require(
+            {name.rpartition(".")[2] for name in declared} <= set(TERMS[:-1]),
+            f"terms {declared}; a stage adds only {TERMS[:-1]}",
+        )
         for name, value in step.terms.items():
             require(value.shape == (n,), f"{name} of {n} rows has shape {tuple(value.shape)}")
             require(bool(value.isfinite().all()), f"{name} is not finite")

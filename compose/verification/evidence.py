@@ -23,6 +23,8 @@ def evidence(tiny: Tiny) -> Tensor | None:
     model = tiny.model
     stages = model.stack
     below = tiny.label(1) if model.by_label else None
+    if any(stage.inner for stage in stages):
+        return None
     given = [stage.down(draw(stage.above, 1), below)[0] for stage in stages]
     if not all(density is not None and density.kind is Kind.EXACT for density in [*given, model.prior]):
         return None

@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from compose.core.declare import in_module
 from compose.core.roles import DensityPart, Mode
 from compose.testing.noise import Tape
 from compose.testing.subject import ROWS
@@ -41,7 +42,7 @@ def gradients(tiny: Tiny) -> Iterator[Finding]:
 
 def _reached(tiny: Tiny) -> dict[str, bool]:
     """Whether some gradient is not zero, by parameter; those that a part declares untrained count as reached."""
-    meant = {f"{path}.{name}".lstrip(".") for path, part, _ in tiny.walk() for name in part.untrained}
+    meant = {f"{in_module(path)}.{name}".lstrip(".") for path, part, _ in tiny.walk() for name in part.untrained}
     reached: dict[str, bool] = {}
     for i in range(TRIES):
         model = replace(tiny, seed=TRIES * tiny.seed + i).build()

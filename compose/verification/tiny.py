@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -220,6 +221,17 @@ def _spaces(space: Space) -> Iterator[Space]:
         yield from (replace(space, shape=shape, size=min(space.size, size)) for size in (3, 2) for shape in shapes)
 
 
+def _least(value: Any, dim: int) -> Any:
+    """Whole numbers at most ``dim``; of a list of sizes at most two, the uppermost, or noise could not be summed."""
+    if isinstance(value, list):
+        return [_least(item, dim) for item in value][-2:] if all(map(_is_size, value)) else value
+    return min(value, dim) if type(value) is int else value
+
+
+def _is_size(value: Any) -> bool:
+    return type(value) is int or (isinstance(value, list) and len(value) == 3 and all(map(_is_size, value)))
+
+
 def _smaller(model: Model, space: Space, dim: int, width: int) -> tuple[Model, Space]:
     """Every number at most ``width``, and those that a stage's space above depends on at most ``dim``."""
     part = shrunk(model, width)
@@ -228,10 +240,8 @@ def _smaller(model: Model, space: Space, dim: int, width: int) -> tuple[Model, S
     for stage in part.stages:
         assert isinstance(stage, StagePart)
         for name in type(stage).model_fields:
-            value = getattr(stage, name)
-            if type(value) is int and value > dim:
-                less = stage.model_copy(update={name: dim})
-                stage = less if less.above(space) != stage.above(space) else stage
+            less = stage.model_copy(update={name: _least(getattr(stage, name), dim)})
+            stage = less if less.above(space) != stage.above(space) else stage
         stages.append(stage)
         space = stage.above(space)
     prior = part.prior

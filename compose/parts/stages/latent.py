@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, ClassVar
 
 import torch
@@ -119,11 +119,11 @@ class LatentStage(Stage):
         log_likelihood = self.likelihood.log_prob(x, self.p_features(z, c), mode)
         return Step(z, {"log_likelihood": log_likelihood, "minus_log_q": minus_log_q}, gaussian=gaussian)
 
-    def up(self, x: Tensor, c: Tensor | None = None) -> tuple[Density, Tensor]:
+    def up(self, x: Tensor, c: Tensor | None = None, drawn: Sequence[Tensor] = ()) -> tuple[Density, Tensor]:
         """The posterior and its parameters."""
         return self.posterior, self.q_features(self._features(x), c)
 
-    def down(self, z: Tensor, c: Tensor | None = None) -> tuple[Density, Tensor]:
+    def down(self, z: Tensor, c: Tensor | None = None, drawn: Sequence[Tensor] = ()) -> tuple[Density, Tensor]:
         """The likelihood and its parameters."""
         return self.likelihood, self.p_features(z, c)
 
