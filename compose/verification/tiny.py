@@ -222,14 +222,12 @@ def _spaces(space: Space) -> Iterator[Space]:
 
 
 def _least(value: Any, dim: int) -> Any:
-    """Whole numbers at most ``dim``; of a list of sizes at most two, the uppermost, or noise could not be summed."""
+    """Whole numbers at most ``dim``; of a list of sizes the uppermost ``dim + 1``, or noise could not be summed."""
     if isinstance(value, list):
-        return [_least(item, dim) for item in value][-2:] if all(map(_is_size, value)) else value
+        return [
+            [_least(side, dim) for side in item] if isinstance(item, list) else _least(item, dim) for item in value
+        ][-dim - 1 :]
     return min(value, dim) if type(value) is int else value
-
-
-def _is_size(value: Any) -> bool:
-    return type(value) is int or (isinstance(value, list) and len(value) == 3 and all(map(_is_size, value)))
 
 
 def _smaller(model: Model, space: Space, dim: int, width: int) -> tuple[Model, Space]:
