@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 import numpy as np
-from pydantic import Field, PlainSerializer, Strict
+from pydantic import Field
 
 from compose.core.errors import DataError
 from compose.core.spaces import Codes
+from compose.data.files import Location, expanded
 from compose.data.idx_file import read_array, read_shape
 from compose.data.images import ImageSet
 from compose.data.levels import Levels
@@ -18,9 +19,6 @@ from compose.data.source import Source
 
 _IMAGES = {"train": "train-images-idx3-ubyte", "test": "t10k-images-idx3-ubyte"}
 _LABELS = {"train": "train-labels-idx1-ubyte", "test": "t10k-labels-idx1-ubyte"}
-
-# Strict would refuse the text that a recipe writes.
-Folder = Annotated[Path, Strict(False), PlainSerializer(str)]
 
 
 class Idx(ImageSet):
@@ -31,7 +29,7 @@ class Idx(ImageSet):
     stored: ClassVar[int] = 256
     remedy: ClassVar[str] = "Get the files from where the data set is published, or set 'folder' to where they lie."
 
-    folder: Folder
+    folder: Location
     """Folder that holds the files; ``~`` is the home folder, a relative path starts at the current folder."""
 
     validation: int = Field(default=10000, ge=1)
@@ -94,8 +92,8 @@ class Idx(ImageSet):
         return labels
 
     def _file(self, name: str) -> Path:
-        # os.path, as pathlib's own methods raise on an unknown user, a name too long and a folder without access.
-        folder = Path(os.path.expanduser(self.folder))
+        # os.path, as pathlib's own methods raise on a name too long and a folder without access.
+        folder = expanded(self.folder)
         for path in (folder / name, folder / f"{name}.gz"):
             if os.path.isfile(path):
                 return path
@@ -113,5 +111,5 @@ class FashionMNIST(Idx):
         "On Debian: apt-get install dataset-fashion-mnist. With the files elsewhere, set 'folder' to where they lie."
     )
 
-    folder: Folder = Path("/usr/share/datasets/fashion-mnist")
+    folder: Location = Path("/usr/share/datasets/fashion-mnist")
     """Folder that holds the files; by default that of the Debian package."""
