@@ -1,0 +1,108 @@
+"""Reads one image file by Pillow: its header, or its pixels as levels of 8 bits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import numpy as np
+
+from compose.core.errors import DataError
+from compose.data.levels import Levels
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Color = Literal["rgb", "grey", "to_grey"]
+
+#: Formats that Pillow decodes itself, by the endings of their files; others run programs, or hold no pixels.
+FORMATS = {
+    ".bmp": "BMP",
+    ".gif": "GIF",
+    ".jpeg": "JPEG",
+    ".jpg": "JPEG",
+    ".pgm": "PPM",
+    ".png": "PNG",
+    ".ppm": "PPM",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+    ".webp": "WEBP",
+}
+_GREY = ("1", "L", "LA", "La")
+_ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)
+
+
+class Header(NamedTuple):
+    """What a file says of its image.
+
+    Args:
+        height: Rows of pixels, as the image is to be seen.
+        width: Columns.
+        mode: What Pillow calls its kind of pixels: ``L``, ``RGB``.
+    """
+
+    height: int
+    width: int
+    mode: str
+
+    @property
+    def colour(self) -> bool:
+        """Whether pixels have a colour."""
+        return self.mode not in _GREY
+
+
+def read_header(path: Path) -> Header:
+    """What a file says of its image; reads no pixels.
+
+    Raises:
+        DataError: it cannot be read, or is no image; its pixels are deeper than 8 bits.
+    """
+    with _opened(path) as image:
+        turned = image.getexif().get(_ORIENTATION) in _TURNED
+        width, height = reversed(image.size) if turned else image.size
+        return Header(height, width, image.mode)
+
+
+def read_pixels(path: Path, color: Color, size: int | None = None) -> Levels:
+    """The pixels of an image, ``(channels, height, width)``, 0 to 255.
+
+    Args:
+        path: The file.
+        color: ``rgb`` for three channels, else one.
+        size: Cut the middle square and resize it to this side.
+
+    Raises:
+        DataError: as ``read_header``; the pixels are broken, or some are transparent.
+    """
+    from PIL import ImageOps
+    from PIL.Image import Resampling
+
+    with _opened(path) as stored:
+        image = ImageOps.exif_transpose(stored)
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            if image.getchannel("A").getextrema() != (255, 255):
+                raise DataError(f"{path} is transparent in places; lay it on a background first.")
+        image = image.convert("RGB" if color == "rgb" else "L")
+        if size is not None:
+            image = ImageOps.fit(image, (size, size), Resampling.LANCZOS)
+        pixels = np.asarray(image, np.uint8)
+    return pixels.transpose(2, 0, 1) if pixels.ndim == 3 else pixels[None]
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image]:
+    from PIL import Image
+
+    try:
+        with Image.open(path, formats=sorted(set(FORMATS.values()))) as image:
+            if image.mode[0] in "IF":
+                raise DataError(f"{path} has pixels of more than 8 bits ({image.mode}); wanted 256 levels a channel.")
+            yield image
+    except DataError:
+        raise
+    except Exception as error:  # Decoders raise OSError, SyntaxError, ValueError, struct.error and more.
+        reason = (str(error) or error.__class__.__name__).splitlines()[0]
+        raise DataError(f"{path} cannot be read as an image: {reason}") from error
