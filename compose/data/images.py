@@ -62,8 +62,9 @@ class ImageSet(DataPart):
         spaces: tuple[Codes, Codes | None],
         images: Mapping[str, Levels],
         labels: Mapping[str, NDArray[Any]] | None,
+        facts: Mapping[str, str | int] | None = None,
     ) -> Source:
-        """Makes a source of stored levels, ``(n, ...)`` by split, and of labels, ``(n,)`` by split."""
+        """Makes a source of stored levels, ``(n, ...)`` by split, of labels, ``(n,)`` by split, and of its facts."""
         space, condition = spaces
         x = {name: images[name].reshape(-1, *space.shape) for name in SPLITS}
         floor = {name: binarisation_floor(x[name], self.stored) for name in SPLITS} if self.binarize else None
@@ -75,4 +76,4 @@ class ImageSet(DataPart):
         y = {name: None if labels is None else torch.from_numpy(labels[name]).long() for name in SPLITS}
         train, validation, test = (Split(torch.from_numpy(x[name]), y[name]) for name in SPLITS)
         grey = self.stored if self.binarize else None
-        return Source(self.type, space, condition, train, validation, test, grey, floor)
+        return Source(self.type, space, condition, train, validation, test, grey, floor, facts=facts or {})
