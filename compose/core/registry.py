@@ -52,6 +52,10 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "digits": "compose.data.digits:Digits",
         "idx": "compose.data.idx:Idx",
         "fashion_mnist": "compose.data.idx:FashionMNIST",
+        "arrays": "compose.data.arrays:Arrays",
+        "images": "compose.data.image_folder:ImageFolder",
+        "photographs": "compose.data.photographs:Photographs",
+        "toy": "compose.data.toy:Toy",
         "toy": "compose.data.toy:Toy",
     },
 }
