@@ -29,12 +29,11 @@ class _Place(NamedTuple):
 
 
 class Arrays(DataPart):
-    """A file of arrays: ``.npz`` or ``.safetensors`` with train, validation and test, or one array of any of the three
-    formats, cut in its order.
+    """Vectors or images from a file that ends in ``.npy``, ``.npz`` or ``.safetensors``; pickled objects are refused.
 
     Integers are ordered codes, floats are reals. An array is ``(n, numbers)``, ``(n, height, width)`` or images with
-    channels. Labels are integers under ``train_labels``, ``validation_labels``, ``test_labels``, or beside one array
-    under ``labels`` or ``y``.
+    channels. The file holds arrays named train, validation and test, with labels under ``train_labels`` and so on; or
+    one array, which is cut in its order, with labels under ``labels`` or ``y``.
     """
 
     type: ClassVar[str] = "arrays"

@@ -132,7 +132,9 @@ class _Finding(NamedTuple):
 def _checked(tree: Tree, worlds: list[Form]) -> Checked:
     """All faults of the first of several readings; of those in what fits, the ones that all readings share."""
     form, *others = worlds
-    space, labels, _ = _data(form, 0)
+    space, labels, trouble = _data(form, 0)
+    if trouble:
+        others = others or [form] * (WORLDS - 1)
     shared = [{each.at for each in _findings(other, world)} for world, other in enumerate(others, 1)]
     found = [_Finding(at, fault.message, partial(str, fault.hint)) for at, fault in form.faults.items()]
     found += [each for each in _findings(form, 0) if all(each.at in ats for ats in shared)]

@@ -221,6 +221,15 @@ def test_data_that_cannot_be_read():
     )
 
 
+def test_what_suits_unread_data_is_not_told():
+    """Whether they are reals or codes is in the file; a part that takes neither of what they may be is told."""
+    for prior in ("flow", "categorical"):
+        recipe = f"data: {{type: arrays, file: no.npz}}\nmodel: {{prior: {prior}}}\ntrain: [{{steps: 1}}]\n"
+        assert [fault.path for fault in faults_of(recipe)] == ["data"]
+    recipe = "data: {type: arrays, file: no.npz}\nmodel: {prior: vamp}\ntrain: [{steps: 1}]\n"
+    assert [fault.path for fault in faults_of(recipe)] == ["data", "model.prior"]
+
+
 def test_more_faults_than_anyone_reads():
     with pytest.raises(RecipeError) as caught:
         faults_of(SOUND + "".join(f"key{i}: 1\n" for i in range(300)))
