@@ -99,6 +99,8 @@ class Block(nn.Module):
         width = options.channels
         last = nn.Conv2d(width, 2 * width if options.gated else width, 3, padding=1)
         nn.init.zeros_(last.weight)
+        assert last.bias is not None
+        nn.init.zeros_(last.bias)
         first = nn.Conv2d(width, width, 3, padding=1)
         self.layers = nn.Sequential(_norm(options, at), nn.SiLU(), first, _norm(options, at), nn.SiLU(), last)
         self.gated = options.gated
