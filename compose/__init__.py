@@ -15,8 +15,12 @@ if TYPE_CHECKING:
     from compose.core.registry import load_plugin, register
     from compose.core.roles import Density, DensityPart, Stage, StagePart, Step
     from compose.core.spaces import Codes, Real
+    from compose.data.arrays import Arrays
     from compose.data.digits import Digits
     from compose.data.idx import FashionMNIST, Idx
+    from compose.data.image_folder import ImageFolder
+    from compose.data.photographs import Photographs
+    from compose.data.toy import Toy
     from compose.nets.mlp import MLP
     from compose.nets.wrap import Wrap, module
     from compose.parts.densities.bernoulli import Bernoulli
@@ -52,8 +56,12 @@ _HOMES = {
     "compose.core.registry": ("load_plugin", "register"),
     "compose.core.roles": ("Density", "DensityPart", "Stage", "StagePart", "Step"),
     "compose.core.spaces": ("Codes", "Real"),
+    "compose.data.arrays": ("Arrays",),
     "compose.data.digits": ("Digits",),
     "compose.data.idx": ("FashionMNIST", "Idx"),
+    "compose.data.image_folder": ("ImageFolder",),
+    "compose.data.photographs": ("Photographs",),
+    "compose.data.toy": ("Toy",),
     "compose.nets.mlp": ("MLP",),
     "compose.nets.wrap": ("Wrap", "module"),
     "compose.parts.densities.bernoulli": ("Bernoulli",),
@@ -87,6 +95,7 @@ __all__ = [
     "ELBO",
     "IWAE",
     "MLP",
+    "Arrays",
     "Bernoulli",
     "Bijection",
     "Categorical",
@@ -102,6 +111,7 @@ __all__ = [
     "FashionMNIST",
     "Flow",
     "Idx",
+    "ImageFolder",
     "Kind",
     "Latent",
     "MaximumLikelihood",
@@ -113,6 +123,7 @@ __all__ = [
     "ObjectivePart",
     "Optimizer",
     "Phase",
+    "Photographs",
     "Player",
     "Real",
     "Recipe",
@@ -123,6 +134,7 @@ __all__ = [
     "Standardize",
     "Step",
     "Term",
+    "Toy",
     "Vamp",
     "Wrap",
     "build",
