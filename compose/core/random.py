@@ -21,8 +21,10 @@ Draw = Callable[..., Tensor]
 class _Surroundings:
     """Who is drawing: the share of a device, or a list of (generator, rows)."""
 
-    shard: tuple[int, int] = (0, 1)
-    blocks: Sequence[tuple[torch.Generator, int]] = ()
+    def __init__(self) -> None:
+        # Of the instance from the start: a compiled graph asks whether they are, and would be made anew once they were.
+        self.shard: tuple[int, int] = (0, 1)
+        self.blocks: Sequence[tuple[torch.Generator, int]] = ()
 
 
 _now = _Surroundings()
