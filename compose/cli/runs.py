@@ -25,6 +25,9 @@ def train(
     accelerator: Annotated[str, typer.Option("--accelerator", help="cpu, gpu or auto.")] = "auto",
     precision: Annotated[str, typer.Option("--precision", help="32-true, bf16-mixed, 64-true.")] = "32-true",
     threads: Annotated[int | None, typer.Option("--threads", help="Threads of a process on the CPU.")] = None,
+    compile: Annotated[
+        bool | None, typer.Option("--compile/--no-compile", help="Compile the model; a resumed run as it was begun.")
+    ] = None,
     resume: Annotated[
         Path | None, typer.Option("--resume", metavar="RUN", help="Go on with a run that was stopped.")
     ] = None,
@@ -41,6 +44,7 @@ def train(
       compose train vae_flow_prior
       compose train vae_flow_prior model.prior.layers=8 seed=1 --out runs/deeper
       compose train mine.yaml --devices 2 --accelerator cpu
+      compose train vae_flow_prior --compile
       compose train --resume runs/vae_flow_prior
     """
     if (recipe is None) == (resume is None):
@@ -48,7 +52,7 @@ def train(
     if resume is not None:
         from compose.run.train import resume as go_on
 
-        _report(go_on(resume, progress=not quiet))
+        _report(go_on(resume, compile, progress=not quiet))
         return
     from compose.run.train import train as run_recipe
 
@@ -61,6 +65,7 @@ def train(
         accelerator=accelerator,
         precision=precision,
         threads=threads,
+        compile=bool(compile),
         progress=not quiet,
     )
     _report(run)
@@ -96,6 +101,9 @@ def sample(
     n: Annotated[int | None, typer.Option("-n", min=1, help="How many; 64, or 5000 points of the plane.")] = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the draws.")] = 0,
     label: Annotated[int | None, typer.Option("--label", help="The class to draw.")] = None,
+    compile: Annotated[
+        bool, typer.Option("--compile", help="Compile the model; pays for thousands of samples.")
+    ] = False,
     plugin: Plugins = None,
 ) -> None:
     """Draw samples of a run into a picture.
@@ -111,7 +119,7 @@ def sample(
 
     if out.suffix != ".png":
         raise ComposeError(f"{out} does not end in .png; pictures are png files.")
-    show(f"wrote {save_samples(Run(run), out, n, seed, label)}")
+    show(f"wrote {save_samples(Run(run), out, n, seed, label, compile)}")
 
 
 def show_run(

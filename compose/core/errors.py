@@ -26,6 +26,10 @@ class TrainingError(ComposeError):
     """A training cannot start, or cannot go on."""
 
 
+class CompileError(ComposeError):
+    """torch cannot compile a model, here or at all."""
+
+
 class RunError(ComposeError):
     """A run directory is missing, incomplete or made with other code."""
 

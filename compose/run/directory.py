@@ -103,6 +103,10 @@ class Run:
         """Versions, seeds and digests."""
         return self._json("run.json")
 
+    def change_record(self, **entries: Any) -> None:
+        """Puts entries in place of those in ``run.json``."""
+        write_text(self.path / "run.json", json.dumps({**self.record, **entries}, indent=2) + "\n")
+
     @property
     def figures(self) -> Path:
         """The directory of pictures; made when first asked for."""

@@ -24,7 +24,9 @@ GRID, SHOWN, COLUMNS = 64, 32, 8
 NOT_NATS = {"phase", "player", "step", "lr", "skipped", "seconds"}
 
 
-def save_samples(run: Run, path: str | Path, n: int | None = None, seed: int = 0, label: int | None = None) -> Path:
+def save_samples(
+    run: Run, path: str | Path, n: int | None = None, seed: int = 0, label: int | None = None, compile: bool = False
+) -> Path:
     """Draws from a run into one picture: a grid of images, or of the plane the points beside data and density.
 
     Args:
@@ -33,16 +35,16 @@ def save_samples(run: Run, path: str | Path, n: int | None = None, seed: int = 0
         n: How many; 64, or of the plane 5000, by default.
         seed: Seed of the draws.
         label: Class to draw, for a conditional model; without it the classes take turns.
+        compile: Whether to compile the model first.
 
     Raises:
         SpaceError: a label is asked of an unconditional model, or is none of its classes.
+        CompileError: the model is to be compiled and cannot be.
     """
     model = run.model()
-    if is_plane(model.space):
-        return save_plane(
-            sample(model, POINTS if n is None else n, seed, label), model, run.recipe.data.load().train.x, path
-        )
-    return save_grid(sample(model, GRID if n is None else n, seed, label), model.space, path)
+    plane = is_plane(model.space)
+    x = sample(model, n if n is not None else POINTS if plane else GRID, seed, label, compile)
+    return save_plane(x, model, run.recipe.data.load().train.x, path) if plane else save_grid(x, model.space, path)
 
 
 def save_grid(x: Tensor, space: Space, path: str | Path, columns: int | None = None) -> Path:

@@ -19,10 +19,11 @@ class Loop:
         run: The run directory.
         fabric: lightning-fabric, launched.
         shown: Whether this process draws progress.
+        compiled: Whether the model is compiled for training.
     """
 
-    def __init__(self, run: Run, fabric: Any, shown: bool) -> None:
-        self.run, self.fabric, self.shown = run, fabric, shown
+    def __init__(self, run: Run, fabric: Any, shown: bool, compiled: bool = False) -> None:
+        self.run, self.fabric, self.shown, self.compiled = run, fabric, shown, compiled
         self.recipe = run.recipe
         self.first = bool(fabric.is_global_zero)
         # In the precision of the training from the start: what is averaged or restored is made of these weights.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,6 +19,7 @@ from compose.recipe.recipe import Phase
 from compose.run import state
 from compose.run.batches import Batches
 from compose.run.budget import Budget
+from compose.run.compiled import compiled, explained
 from compose.run.diagnosis import diagnosis
 from compose.run.evaluate import negative_elbo
 from compose.run.log import Log
@@ -60,9 +62,11 @@ class Stretch:
     def go(self) -> None:
         """Trains to the end of the budget and leaves the best weights in the model."""
         self._begin()
-        wrapped = self.fabric.setup_module(self.model, move_to_device=False)
+        wrapped = self.fabric.setup_module(
+            compiled(self.model) if self.loop.compiled else self.model, move_to_device=False
+        )
         saved = time.monotonic()
-        with random.shard(*self.shard):
+        with random.shard(*self.shard), self._compilation():
             while self.budget.done() < 1:
                 began = time.monotonic()
                 self._step(wrapped)
@@ -105,6 +109,12 @@ class Stretch:
         for actor in actors:
             for path in actor.player.trains:
                 part(self.model, path).train()
+
+    def _compilation(self) -> AbstractContextManager[None]:
+        """Where the model is compiled: says what to do where that fails, which it does at a first step."""
+        if not self.loop.compiled:
+            return nullcontext()
+        return explained(f"go on without: compose train --resume {self.loop.run.path} --no-compile")
 
     def _step(self, wrapped: Any) -> None:
         step = self.at["step"]

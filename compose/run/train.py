@@ -15,6 +15,7 @@ from compose.core import registry
 from compose.core.errors import ComposeError, DataError, RunError, TrainingError
 from compose.recipe.check import load_recipe
 from compose.recipe.recipe import Recipe
+from compose.run.compiled import require_compiler
 from compose.run.directory import Run, free_path
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ def train(
     accelerator: str = "auto",
     precision: str = "32-true",
     threads: int | None = None,
+    compile: bool = False,
     progress: bool = True,
 ) -> Run:
     """Trains a recipe, scores the result and draws its pictures.
@@ -42,12 +44,14 @@ def train(
         accelerator: ``cpu``, ``gpu`` or ``auto``.
         precision: As lightning-fabric names it: ``32-true``, ``bf16-mixed``, ``64-true``.
         threads: torch threads a process; see ``thread_count``.
+        compile: Whether to compile the model; pays where steps are many.
         progress: Whether to draw progress.
 
     Raises:
         RecipeError: with every fault of the recipe.
         RunError: the directory is taken or cannot be written.
         TrainingError: ten steps in a row were not finite, or the batch does not split over the devices.
+        CompileError: the model is to be compiled and cannot be.
     """
     name = Path(recipe).stem if isinstance(recipe, (str, Path)) else "recipe"
     if not isinstance(recipe, Recipe):
@@ -58,17 +62,24 @@ def train(
         )
     _splits_evenly(recipe, devices)
     how = {"devices": devices, "accelerator": accelerator, "precision": precision, "threads": thread_count(threads)}
+    how |= {"compile": compile}
     fabric = _fabric(recipe, how)
     record = {"name": name, "seed": recipe.seed, "data": _data_record(recipe), "how": how}
     run = Run.create(out or free_path(name), recipe, record)
-    return _go(run, fabric, how["threads"], progress)
+    return _go(run, fabric, how, progress)
 
 
-def resume(path: str | Path, progress: bool = True) -> Run:
+def resume(path: str | Path, compile: bool | None = None, progress: bool = True) -> Run:
     """Goes on with a training that was stopped; a budget in steps ends as if it never had been.
+
+    Args:
+        path: The run directory.
+        compile: Whether to compile the model from here on; as before by default.
+        progress: Whether to draw progress.
 
     Raises:
         RunError: there is no run, it has come to its end, or its data are no longer the same.
+        CompileError: the model is to be compiled and cannot be.
     """
     run = Run(path)
     if run.scored:
@@ -77,7 +88,11 @@ def resume(path: str | Path, progress: bool = True) -> Run:
     digest = _data_record(recipe)["digest"]
     if digest != record["data"]["digest"]:
         raise RunError(f"the data of {path} had digest {record['data']['digest']} and now have {digest}.")
-    return _go(run, _fabric(recipe, record["how"]), record["how"]["threads"], progress)
+    how = {"compile": False, **record["how"]}
+    if compile is not None and compile != how["compile"]:
+        how["compile"] = compile
+        run.change_record(how=how)
+    return _go(run, _fabric(recipe, how), how, progress)
 
 
 def thread_count(asked: int | None = None) -> int:
@@ -92,14 +107,14 @@ def thread_count(asked: int | None = None) -> int:
     return max(1, min(4, (os.cpu_count() or 1) // 2))
 
 
-def _go(run: Run, fabric: Fabric, threads: int, progress: bool) -> Run:
+def _go(run: Run, fabric: Fabric, how: dict[str, Any], progress: bool) -> Run:
     """Does what is left to do: training, pictures, and the scores as the last."""
     from compose.run.evaluate import evaluate
     from compose.run.figures import draw
 
-    with _threads(threads):
+    with _threads(how["threads"]):
         if not run.finished:
-            _launch(run, fabric, threads, progress)
+            _launch(run, fabric, how, progress)
         draw(run)
         evaluate(run, device="cuda" if fabric.device.type == "cuda" else "cpu", progress=progress)
     return run
@@ -117,29 +132,32 @@ def _fabric(recipe: Recipe, how: dict[str, Any]) -> Fabric:
     strategy = DDPStrategy(start_method="spawn", find_unused_parameters=in_turn) if several else "auto"
     where = {key: how[key] for key in ("accelerator", "devices", "precision")}
     try:
-        return Fabric(strategy=strategy, **where)
+        fabric = Fabric(strategy=strategy, **where)
     except Exception as error:
         raise TrainingError(f"{how['devices']} device(s) of '{how['accelerator']}' cannot be had: {error}") from error
+    if how["compile"]:
+        require_compiler(fabric.device.type)
+    return fabric
 
 
-def _launch(run: Run, fabric: Fabric, threads: int, progress: bool) -> None:
+def _launch(run: Run, fabric: Fabric, how: dict[str, Any], progress: bool) -> None:
     """Trains in this process, or in one process a device."""
     # An error of a process of its own comes back as a value: raised there, all but its text would be lost.
     launch: Callable[..., ComposeError | None] = fabric.launch
-    error = launch(_work, str(run.path), threads, progress, list(registry.plugins()))
+    error = launch(_work, str(run.path), how, progress, list(registry.plugins()))
     if error is not None:
         raise error
 
 
-def _work(fabric: Fabric, path: str, threads: int, progress: bool, plugins: list[str]) -> ComposeError | None:
+def _work(fabric: Fabric, path: str, how: dict[str, Any], progress: bool, plugins: list[str]) -> ComposeError | None:
     """The training of one process."""
     from compose.run.loop import Loop
 
     try:
-        with _threads(threads):
+        with _threads(how["threads"]):
             for file in plugins:
                 registry.load_plugin(file)
-            Loop(Run(path), fabric, progress and fabric.is_global_zero).run_phases()
+            Loop(Run(path), fabric, progress and fabric.is_global_zero, how["compile"]).run_phases()
     except ComposeError as error:
         return error
     return None

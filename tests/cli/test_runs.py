@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from compose.cli.compare import changes, protocol_changes
 from compose.cli.runs import validation_curve
@@ -52,6 +54,32 @@ def test_sample_writes_a_picture(compose, runs: dict[str, Path], tmp_path: Path)
     assert compose("sample", runs["vae"], "-n", "9", "--out", other, "--seed", "1").code == 0
     assert Image.open(first).size[0] == Image.open(first).size[1]
     assert first.read_bytes() == again.read_bytes() != other.read_bytes()
+
+
+def test_compile_is_an_option_of_train_and_of_sample(compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """As far as the compiler: what is compiled says what it is called with, and runs as it is."""
+    called: list[str] = []
+
+    def traced(model: Any) -> Any:
+        return torch.compile(model, backend=lambda graph, inputs: called.append("compiled") or graph.forward)
+
+    for module in ("stretch", "sample"):
+        monkeypatch.setattr(f"compose.run.{module}.compiled", traced)
+    monkeypatch.setattr("compose.run.train.require_compiler", called.append)
+    out, options = tmp_path / "run", ["--quiet", "--accelerator", "cpu", "--threads", "1"]
+    assert compose("train", "vae", *TINY, "--out", out, "--compile", *options).code == 0
+    assert called == ["cpu", "compiled"]
+    assert json.loads((out / "run.json").read_text())["how"]["compile"] is True
+    for again, expected in ((["--no-compile"], False), ([], False), (["--compile"], True)):
+        for name in ("model.safetensors", "scores.json"):
+            (out / name).unlink()
+        assert compose("train", "--resume", out, "--quiet", *again).code == 0
+        assert json.loads((out / "run.json").read_text())["how"]["compile"] is expected
+    called.clear()
+    plain, quick = tmp_path / "plain.png", tmp_path / "quick.png"
+    assert compose("sample", out, "-n", "9", "--out", plain).code == 0 and not called
+    assert compose("sample", out, "-n", "9", "--out", quick, "--compile").code == 0 and called == ["compiled"]
+    assert plain.read_bytes() == quick.read_bytes()
 
 
 @pytest.mark.parametrize(

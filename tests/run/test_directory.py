@@ -73,7 +73,8 @@ def test_the_record(trained):
     source = trained.recipe.data.load()
     assert record["data"] == {"digest": source.digest, "is": source.describe()}
     assert record["seed"] == 0
-    assert record["how"] == {"devices": 1, "accelerator": "cpu", "precision": "32-true", "threads": 1}
+    how = {"devices": 1, "accelerator": "cpu", "precision": "32-true", "threads": 1, "compile": False}
+    assert record["how"] == how
     assert record["versions"]["torch"] == torch.__version__
     assert record["versions"].keys() >= {"python", "torch", "numpy", "nflows", "pydantic", "lightning-fabric"}
     assert record["plugins"] == {}
