@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from compose.data.image_folder import ImageFolder
     from compose.data.photographs import Photographs
     from compose.data.toy import Toy
+    from compose.nets.conv import Conv
     from compose.nets.mlp import MLP
     from compose.nets.wrap import Wrap, module
     from compose.parts.densities.bernoulli import Bernoulli
@@ -34,9 +35,14 @@ if TYPE_CHECKING:
     from compose.parts.objectives.elbo import ELBO
     from compose.parts.objectives.iwae import IWAE
     from compose.parts.objectives.maximum_likelihood import MaximumLikelihood
+    from compose.parts.stages.augment import Augment
     from compose.parts.stages.bijection import Bijection
+    from compose.parts.stages.coupling import Coupling
     from compose.parts.stages.dequantize import Dequantize
+    from compose.parts.stages.ladder import Ladder
     from compose.parts.stages.latent import Latent
+    from compose.parts.stages.split import Split
+    from compose.parts.stages.squeeze import Squeeze
     from compose.parts.stages.standardize import Standardize
     from compose.recipe.build import build
     from compose.recipe.check import check, load_recipe
@@ -62,6 +68,7 @@ _HOMES = {
     "compose.data.image_folder": ("ImageFolder",),
     "compose.data.photographs": ("Photographs",),
     "compose.data.toy": ("Toy",),
+    "compose.nets.conv": ("Conv",),
     "compose.nets.mlp": ("MLP",),
     "compose.nets.wrap": ("Wrap", "module"),
     "compose.parts.densities.bernoulli": ("Bernoulli",),
@@ -75,9 +82,14 @@ _HOMES = {
     "compose.parts.objectives.elbo": ("ELBO",),
     "compose.parts.objectives.iwae": ("IWAE",),
     "compose.parts.objectives.maximum_likelihood": ("MaximumLikelihood",),
+    "compose.parts.stages.augment": ("Augment",),
     "compose.parts.stages.bijection": ("Bijection",),
+    "compose.parts.stages.coupling": ("Coupling",),
     "compose.parts.stages.dequantize": ("Dequantize",),
+    "compose.parts.stages.ladder": ("Ladder",),
     "compose.parts.stages.latent": ("Latent",),
+    "compose.parts.stages.split": ("Split",),
+    "compose.parts.stages.squeeze": ("Squeeze",),
     "compose.parts.stages.standardize": ("Standardize",),
     "compose.recipe.build": ("build",),
     "compose.recipe.check": ("check", "load_recipe"),
@@ -96,11 +108,14 @@ __all__ = [
     "IWAE",
     "MLP",
     "Arrays",
+    "Augment",
     "Bernoulli",
     "Bijection",
     "Categorical",
     "Codes",
     "ComposeError",
+    "Conv",
+    "Coupling",
     "DataPart",
     "Density",
     "DensityPart",
@@ -113,6 +128,7 @@ __all__ = [
     "Idx",
     "ImageFolder",
     "Kind",
+    "Ladder",
     "Latent",
     "MaximumLikelihood",
     "Misfit",
@@ -129,6 +145,8 @@ __all__ = [
     "Recipe",
     "RecipeError",
     "Slot",
+    "Split",
+    "Squeeze",
     "Stage",
     "StagePart",
     "Standardize",

@@ -24,6 +24,7 @@ from compose.core.kinds import Kind
 from compose.core.model import ModelDensity
 from compose.core.roles import Density, Stage
 from compose.core.spaces import Codes, Space
+from compose.core.terms import total
 
 Program = Callable[..., Tensor]
 
@@ -104,7 +105,8 @@ class Link:
         top: The stage that draws the next edge, or the prior.
         above: Name of the next edge.
         told: Whether ``top`` is handed the label.
-        run: Bijections between the edge and ``top``, from below, each with whether it is handed the label.
+        run: Stages between the edge and ``top`` that draw nothing on the way up, from below, each with whether it is
+            handed the label.
     """
 
     edge: int
@@ -150,10 +152,10 @@ class Link:
             draw = partial(self.top.sample, n, label)
 
         def score(x: Tensor) -> Tensor:
-            x, log_det = self._climb(x, c)
+            x, passed = self._climb(x, c)
             # A stage that comes down without chance leaves one item possible.
             found = _score(density, x, condition) if isinstance(density, Density) else _certain(draw(), x)
-            return found + log_det
+            return found + passed
 
         return Site(self.space, n, lambda: self._descend(draw(), c), score)
 
@@ -176,11 +178,11 @@ class Link:
         )
 
     def _climb(self, x: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor]:
-        log_det = torch.zeros((), device=x.device)
+        found = torch.zeros((), device=x.device)
         for stage, told in self.run:
             step = stage.infer(x, c if told else None)
-            x, log_det = step.z, log_det + step.terms["log_det"]
-        return x, log_det
+            x, found = step.z, found + total(step.terms)
+        return x, found
 
     def _descend(self, x: Tensor, c: Tensor | None) -> Tensor:
         for stage, told in reversed(self.run):

@@ -11,7 +11,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from compose.core.errors import SpaceError
+from compose.core.errors import SpaceError, TrainingError
 from compose.core.kinds import Kind
 from compose.core.roles import Density, Mode, Stage
 from compose.core.spaces import Codes, Space
@@ -136,26 +136,30 @@ class ModelDensity(Density):
 
         return to_pyro(self)
 
-    def fit_parts(self, batches: Batches) -> list[str]:
+    def fit_parts(self, batches: Batches, path: str = "model") -> list[str]:
         """Fits what is fitted to data rather than trained, from the data upward, on the whole training set.
 
         Args:
             batches: Called anew for each part; gives batches of data and conditions.
+            path: Key path of this model, for messages.
 
         Returns:
             Names of the modules fitted.
+
+        Raises:
+            TrainingError: the data do not do for a part; says which.
         """
         fitted = []
         for i, stage in enumerate(self.stack):
             if stage.needs_fit:
-                stage.fit(self._on_edge(batches, i))
+                _fit(stage, self._on_edge(batches, i), f"{path}.stages.{i}")
                 fitted.append(f"stages.{i}")
         if isinstance(self.prior, ModelDensity):
-            prior = self.prior
-            fitted += [f"prior.{name}" for name in prior.fit_parts(lambda: self._for_nested(batches))]
+            nested = self.prior.fit_parts(lambda: self._for_nested(batches), f"{path}.prior")
+            fitted += [f"prior.{name}" for name in nested]
         elif self.prior.needs_fit:
             below = len(self.stages) - 1 if self.prior.needs_posterior else len(self.stages)
-            self.prior.fit(self._on_edge(batches, below))
+            _fit(self.prior, self._on_edge(batches, below), f"{path}.prior")
             fitted.append("prior")
         return fitted
 
@@ -179,3 +183,10 @@ class ModelDensity(Density):
             if c is None:
                 raise SpaceError(f"The model is conditional on {self.condition}, and no condition was given.")
             self.condition.check(c, "the condition")
+
+
+def _fit(part: Stage | Density, batches: Callable[[], Iterator[Tensor]], path: str) -> None:
+    try:
+        part.fit(batches)
+    except TrainingError as error:
+        raise TrainingError(f"{path}: {error}") from error

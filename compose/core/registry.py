@@ -26,6 +26,10 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "ladder": "compose.parts.stages.ladder:Ladder",
         "bijection": "compose.parts.stages.bijection:Bijection",
         "dequantize": "compose.parts.stages.dequantize:Dequantize",
+        "squeeze": "compose.parts.stages.squeeze:Squeeze",
+        "coupling": "compose.parts.stages.coupling:Coupling",
+        "split": "compose.parts.stages.split:Split",
+        "augment": "compose.parts.stages.augment:Augment",
         "standardize": "compose.parts.stages.standardize:Standardize",
     },
     "density": {
@@ -55,7 +59,6 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "arrays": "compose.data.arrays:Arrays",
         "images": "compose.data.image_folder:ImageFolder",
         "photographs": "compose.data.photographs:Photographs",
-        "toy": "compose.data.toy:Toy",
         "toy": "compose.data.toy:Toy",
     },
 }

@@ -22,6 +22,7 @@ SPACES: tuple[Space, ...] = (
     Real((1,)),
     Real((2,)),
     Real((1, 2, 2)),
+    Real((2, 1, 2)),
     Codes((2,), 3),
     Codes((1, 2, 2), 2),
     Codes((2,), 3, ordered=False),
