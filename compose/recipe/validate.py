@@ -211,8 +211,9 @@ class _Reader:
 
     def entry(self, kind: type[Declared], name: str, value: Any, path: KeyPath) -> Any:
         """The value of a field: the parts and records in it are read, all else is left to pydantic."""
-        what, many = _content(kind.model_fields.get(name))
-        if what is None:
+        option = kind.model_fields.get(name)
+        what, many = _content(option)
+        if what is None or (value is None and _optional(option)):
             return value
         if not many:
             return self.item(what, value, path)
@@ -262,13 +263,18 @@ def _content(option: FieldInfo | None) -> tuple[str | type[Declared] | None, boo
     """The role of the part or the type of the record that a field holds, if it does, and whether it lists them."""
     inner, marks = (option.annotation, option.metadata) if option else (None, [])
     many = get_origin(inner) is list
-    if many:
-        (inner,) = get_args(inner)
+    if many or _optional(option):
+        inner = get_args(inner)[0]
         if get_origin(inner) is Annotated:
             inner, *marks = get_args(inner)
     role = next((mark.role for mark in marks if isinstance(mark, PartOf)), None)
     record = inner if inspect.isclass(inner) and issubclass(inner, Declared) else None
     return role or record, many
+
+
+def _optional(option: FieldInfo | None) -> bool:
+    """Whether a field may be left empty."""
+    return option is not None and type(None) in get_args(option.annotation)
 
 
 def _own(kind: type[Declared], loc: tuple[int | str, ...]) -> bool:

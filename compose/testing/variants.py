@@ -37,6 +37,8 @@ def _choices(annotation: Any, metadata: list[Any]) -> list[Any]:
             return list(registry.names(mark.role))
     if annotation is bool:
         return [True, False]
+    if type(None) in get_args(annotation):
+        return _choices(None, list(getattr(get_args(annotation)[0], "__metadata__", ())))
     if get_origin(annotation) is Literal:
         return list(get_args(annotation))
     if get_origin(annotation) is list:
