@@ -100,11 +100,12 @@ def importance_weighting(tiny: Tiny) -> Iterator[Finding]:
     if not kind.importance_weighted:
         yield _refusal(tiny)
         return
-    if kind is not Kind.WEIGHT or not tiny.countable or not isinstance(tiny.space, Codes):
+    if kind is not Kind.WEIGHT or not tiny.summable or not isinstance(tiny.space, Codes):
         yield unchecked("NLL(K)", tiny.why_uncountable if kind is Kind.WEIGHT else f"L is only a {kind}")
         return
     wanted, blur = -float(tiny.mean.value.mean()), float(tiny.mean.error.mean())
     floor = -float(tiny.mean_weight.value.log().mean())
+    blur_floor = float((tiny.mean_weight.error / tiny.mean_weight.value).mean())
     (cost, error), (some, blur_8), (many, blur_64) = (_scored(tiny, k) for k in LADDER)
     yield Finding("-ELBO", abs(cost - wanted), ERRORS * error + blur, f"{cost:.4f}, by integration {wanted:.4f}")
     mine, blur_mine = _weighed(tiny, LADDER[-1])
@@ -112,7 +113,8 @@ def importance_weighting(tiny: Tiny) -> Iterator[Finding]:
     yield Finding("NLL(64)", abs(many - mine), slack, f"{many:.4f}, weighed by hand {mine:.4f}")
     said = f"{cost:.4f}, {some:.4f}, {many:.4f} at K = 1, 8, 64; evidence {floor:.4f}"
     rise = max(some - cost, many - some, floor - many, 0.0)
-    yield Finding("NLL(K) falls to the evidence", rise, ERRORS * (error + blur_8 + blur_64), said)
+    slack = ERRORS * (error + blur_8 + blur_64) + blur_floor
+    yield Finding("NLL(K) falls to the evidence", rise, slack, said)
 
 
 def _refusal(tiny: Tiny) -> Finding:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -36,6 +36,8 @@ from compose.testing.variants import shake, shrunk, spoken
 STATES = {0: 100, 1: 100, 2: 20}
 WIDTH = 4
 KINKS = 2
+#: Sides of an image that are tried until every stage fits.
+SIDES = (2, 4, 8, 16)
 MODES: tuple[Mode, ...] = ("path", "kl")
 #: Where shaken weights take a draw at most, beside which integrals would lose mass.
 FAR = 25.0
@@ -51,6 +53,8 @@ class Tiny:
         labels: Space of the class label; none where there is none.
         seed: Of weights and draws.
         rich: The same where nothing has to be summed, and so on a larger space; none where it is that already.
+        without: Key paths of stages that were left out, since they do not fit on so small a space.
+        shaken: How far weights are shaken for what is summed and integrated.
     """
 
     part: Model
@@ -58,6 +62,8 @@ class Tiny:
     labels: Codes | None = None
     seed: int = 0
     rich: Tiny | None = None
+    without: tuple[str, ...] = ()
+    shaken: float = CALM
 
     @property
     def slot(self) -> Slot:
@@ -71,7 +77,7 @@ class Tiny:
     @property
     def fits(self) -> bool:
         """Whether every part fits its slot."""
-        return not any(reason for _, part, slot in self.walk() for reason in part.misfits(slot))
+        return not _misfit(self.part, self.slot)
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -93,7 +99,7 @@ class Tiny:
         It is shaken half as far, or stacked splines make spikes that no grid finds; and less where draws go farther out
         than noise in float64 comes: a uniform number behind a logit ends at 37.
         """
-        shaken = CALM
+        shaken = self.shaken
         while True:
             model = self.build(shaken)
             if shaken < 0.05 or self._farthest(model) < FAR:
@@ -143,7 +149,7 @@ class Tiny:
 
     @property
     def countable(self) -> bool:
-        """Whether sums and integrals over the space, noise included, are within reach."""
+        """Whether sums and integrals over the space, noise included, are within reach without points at random."""
         if isinstance(self.space, Codes):
             return self.noise in STATES and self.space.size**self.space.dim <= STATES[self.noise]
         return self.space.dim + self.noise <= 2
@@ -178,7 +184,8 @@ class Tiny:
 
     def __str__(self) -> str:
         labels = "" if self.labels is None else f", labels {self.labels}"
-        return f"{spoken(self.part)} on {self.space}{labels}"
+        without = f", without {', '.join(self.without)}, which fit on nothing so small" if self.without else ""
+        return f"{spoken(self.part)} on {self.space}{labels}{without}"
 
 
 def apart(came: Tensor, wanted: Tensor) -> float:
@@ -191,29 +198,49 @@ def shrink(model: Model, space: Space, labels: Codes | None = None, seed: int = 
     """A tiny model of the same kind: the largest that can be counted, else the smallest that fits.
 
     A latent has at most 2 numbers, an image 1 x 2 x 2 pixels of 3 levels, and less where sums need it; widths, layers
-    and components are at most 4, and 2 where noise is integrated out: each unit is a kink.
+    and components are at most 4, and 2 where noise is integrated out: each unit is a kink. Where stages need larger
+    images, as many squeezes do, those that fit on no small one are left out for the sums, and only for these.
     """
     few = None if labels is None else replace(labels, size=min(labels.size, 3))
-    fitting = [tiny for tiny in _sizes(model, space, few, seed, KINKS) if tiny.fits]
+    sizes = partial(_sizes, model, space, few, seed)
+    fitting = [tiny for tiny in sizes(KINKS) if tiny.fits] or _most_whole(sizes(KINKS, leave_out=True))
     if not fitting:
         return Tiny(model, space, labels, seed)
-    counted = next((tiny for tiny in fitting if tiny.countable), fitting[-1])
-    return replace(counted, rich=next(tiny for tiny in _sizes(model, space, few, seed, WIDTH) if tiny.fits))
+    # Where noise cannot be integrated cell by cell, narrow peaks would be missed by points.
+    counted = next((tiny for tiny in fitting if tiny.countable), replace(fitting[-1], shaken=CALM / 2))
+    rich = (tiny for side in SIDES for tiny in sizes(WIDTH, side) if tiny.fits)
+    return replace(counted, rich=next(rich, None))
 
 
-def _sizes(model: Model, space: Space, labels: Codes | None, seed: int, width: int) -> Iterator[Tiny]:
+def _most_whole(found: Iterable[Tiny]) -> list[Tiny]:
+    """Those that fit and leave out the fewest stages."""
+    fitting = [tiny for tiny in found if tiny.fits]
+    fewest = min((len(tiny.without) for tiny in fitting), default=0)
+    return [tiny for tiny in fitting if len(tiny.without) == fewest]
+
+
+def _sizes(
+    model: Model,
+    space: Space,
+    labels: Codes | None,
+    seed: int,
+    width: int,
+    side: int = SIDES[0],
+    leave_out: bool = False,
+) -> Iterator[Tiny]:
     """From the richest: a latent of 1 or pixels of 2 levels would hide the most."""
     for dim in (2, 1):
-        for small in _spaces(space):
-            part, _ = _smaller(model, small, dim, width)
-            yield Tiny(part, small, labels, seed)
+        for small in _spaces(space, side):
+            part, without = _smaller(model, small, dim, width, labels, leave_out)
+            yield Tiny(part, small, labels, seed, without=tuple(without))
 
 
-def _spaces(space: Space) -> Iterator[Space]:
-    """Sides of length 2 on the last two axes, on the last one, on none."""
+def _spaces(space: Space, side: int) -> Iterator[Space]:
+    """Sides of this length on the last two axes, on the last one, on none."""
     axes = len(space.shape)
     shapes = [
-        tuple(min(side, 2 if i >= axes - kept else 1) for i, side in enumerate(space.shape)) for kept in (2, 1, 0)
+        tuple(min(length, side if i >= axes - kept else 1) for i, length in enumerate(space.shape))
+        for kept in (2, 1, 0)
     ]
     if isinstance(space, Real):
         yield from (Real(shape) for shape in shapes)
@@ -230,19 +257,32 @@ def _least(value: Any, dim: int) -> Any:
     return min(value, dim) if type(value) is int else value
 
 
-def _smaller(model: Model, space: Space, dim: int, width: int) -> tuple[Model, Space]:
-    """Every number at most ``width``, and those that a stage's space above depends on at most ``dim``."""
+def _misfit(part: Part, slot: Slot) -> bool:
+    return any(True for _, inner, place in part.walk(slot) for _ in inner.misfits(place))
+
+
+def _smaller(
+    model: Model, space: Space, dim: int, width: int, labels: Codes | None, leave_out: bool, path: str = ""
+) -> tuple[Model, list[str]]:
+    """Every number at most ``width``, and those that a stage's space above depends on at most ``dim``.
+
+    Stages that do not fit on the space that comes to them are left out, if they may be, and named.
+    """
     part = shrunk(model, width)
     assert isinstance(part, Model)
-    stages = []
-    for stage in part.stages:
+    stages, without = [], []
+    for i, stage in enumerate(part.stages):
         assert isinstance(stage, StagePart)
         for name in type(stage).model_fields:
             less = stage.model_copy(update={name: _least(getattr(stage, name), dim)})
             stage = less if less.above(space) != stage.above(space) else stage
+        if leave_out and _misfit(stage, Slot("stage", space, labels=labels)):
+            without.append(f"{path}stages.{i} ({stage.type})")
+            continue
         stages.append(stage)
         space = stage.above(space)
     prior = part.prior
     if isinstance(prior, Model):
-        prior, space = _smaller(prior, space, dim, width)
-    return part.model_copy(update={"stages": stages, "prior": prior}), space
+        prior, more = _smaller(prior, space, dim, width, labels, leave_out, f"{path}prior.")
+        without += more
+    return part.model_copy(update={"stages": stages, "prior": prior}), without
