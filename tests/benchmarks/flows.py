@@ -16,9 +16,11 @@ Printed are medians over 5 interleaved rounds of our time by theirs, one thread:
 
 from __future__ import annotations
 
+import logging
 import math
 import statistics
 import time
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -38,6 +40,7 @@ from compose.parts.densities.flow import FlowDensity
 
 ROUNDS = 5
 SECONDS = 0.5  # of each side in a round
+WARM = 20  # steps before: nflows' graphs are made anew a few times, for other numbers of points inside the interval
 BATCH = 512
 DIM, LAYERS, HIDDEN, BINS, BOUND = 32, 8, 64, 8, 5.0
 MAF_DIM, MAF_LAYERS, MAF_HIDDEN = 64, 5, 128
@@ -132,14 +135,14 @@ def race(what: str, steps: dict[str, Step]) -> dict[str, float]:
     """Prints and returns the median ratio of our time to that of each other side."""
     counts = {}
     for name, step in steps.items():
-        step()
+        seconds(step, WARM)
         counts[name] = max(1, round(SECONDS / seconds(step, 3)))
     rounds = [{name: seconds(step, counts[name]) for name, step in steps.items()} for _ in range(ROUNDS)]
     times = {name: statistics.median(each[name] for each in rounds) for name in steps}
     ratios = {name: sorted(each["ours"] / each[name] for each in rounds) for name in steps if name != "ours"}
     said = [f"ours / {name} {statistics.median(r):.3f} ({r[0]:.3f} to {r[-1]:.3f})" for name, r in ratios.items()]
     milliseconds = ", ".join(f"{name} {1e3 * value:.1f}" for name, value in times.items())
-    print(f"{what:34} {'   '.join(said)}   ms: {milliseconds}", flush=True)
+    print(f"{what:39} {'   '.join(said)}   ms: {milliseconds}", flush=True)
     return {name: statistics.median(each) for name, each in ratios.items()}
 
 
@@ -149,6 +152,9 @@ def main() -> dict[str, dict[str, float]]:
     torch.manual_seed(0)
     # nflows' breaks make one graph a layer, and with torch's limit of 8 the last of them would not be compiled.
     torch._dynamo.config.recompile_limit = 64
+    # torch tells of each of these breaks at length.
+    torch._logging.set_logs(dynamo=logging.ERROR)
+    warnings.filterwarnings("ignore", "Error detected in IndexPut")
     found, sides, masked = {}, couplings(), autoregressive()
     for each in (sides, masked):
         print("parameters: " + ", ".join(f"{name} {count(side):,}" for name, side in each.items()))
