@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from compose.core.kinds import Kind
+from compose.core.spaces import Codes
 from compose.core.terms import views
 from compose.recipe.build import build_model
 from compose.recipe.check import Checked, check, check_tree
@@ -40,7 +41,7 @@ def _checked(model: dict[str, Any], labels: bool = False) -> Checked:
 
 def _names_of_the_built(checked: Checked) -> list[str]:
     model = build_model(checked.recipe.model, checked.space, checked.labels)
-    x = torch.zeros(2, *checked.space.shape, dtype=torch.long)
+    x = torch.zeros(2, *checked.space.shape, dtype=torch.long if isinstance(checked.space, Codes) else None)
     c = None if checked.labels is None else torch.zeros(2, dtype=torch.long)
     return list(model.evaluate_terms(x, c).terms)
 

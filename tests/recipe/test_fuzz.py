@@ -20,6 +20,7 @@ from compose.core import registry
 from compose.core.declare import Slot
 from compose.core.errors import RecipeError
 from compose.core.objective import Objective
+from compose.core.spaces import Codes
 from compose.recipe.build import build_model
 from compose.recipe.check import Checked, check, check_declared
 from compose.recipe.read import read_tree
@@ -226,7 +227,7 @@ def _trains(found: Checked) -> None:
     """Builds the model, and takes the gradient of each objective on three data."""
     recipe = found.recipe
     model = build_model(recipe.model, found.space, found.labels)
-    x = torch.zeros(3, *found.space.shape, dtype=torch.uint8)
+    x = torch.zeros(3, *found.space.shape, dtype=torch.uint8 if isinstance(found.space, Codes) else None)
     c = None if found.labels is None else torch.arange(3)
     slot = Slot("objective", found.space, labels=found.labels, model=recipe.model)
     model.fit_parts(lambda: [(x, c)])
