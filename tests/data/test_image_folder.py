@@ -19,6 +19,7 @@ from compose.core.errors import DataError
 from compose.core.spaces import Codes
 from compose.data import image_folder as room
 from compose.data.image_folder import ImageFolder
+from compose.recipe.check import check
 
 Pixels = NDArray[np.uint8]
 
@@ -248,6 +249,16 @@ def test_unfit_folders_are_named_with_what_was_wanted(folder: Path, fault: str) 
         ImageFolder.model_validate({"folder": str(folder), **options}).load()
     for words in [str(folder), *said]:
         assert words in str(error.value), str(error.value)
+
+
+def test_a_recipe_that_does_not_suit_its_images_is_told_where(folder: Path, tmp_path: Path) -> None:
+    file = tmp_path / "grey.yaml"
+    file.write_text(
+        f"data: {{type: images, folder: {folder}, color: grey}}\nmodel: {{stages: [latent]}}\ntrain: [{{steps: 1}}]\n"
+    )
+    (fault,) = check(file).faults
+    assert fault.where == f"{file}:1:1" and fault.path == "data" and "color: to_grey" in fault.message
+    assert check(file, ["data.color=to_grey"]).faults == []
 
 
 @pytest.mark.parametrize("where", ["nowhere", "~no_such_user_here/x", "a\0b", "x" * 5000])
