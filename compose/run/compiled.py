@@ -24,13 +24,17 @@ def compiled(model: ModelDensity) -> Any:
     return torch.compile(model, options={"fallback_random": True})
 
 
-def require_compiler(device: torch.device | str = "cpu") -> None:
+def require_compiler(device: str, instead: str) -> None:
     """Compiles a few additions, to fail before anything is begun.
+
+    Args:
+        device: ``cpu`` or ``cuda``.
+        instead: What to do without compiling.
 
     Raises:
         CompileError: torch finds no compiler on this machine that it can use for ``device``.
     """
-    with explained("leave --compile out"):
+    with explained(instead):
         torch.compile(lambda x: 2 * x + 1)(torch.ones(8, device=device))
 
 

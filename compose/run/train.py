@@ -89,10 +89,10 @@ def resume(path: str | Path, compile: bool | None = None, progress: bool = True)
     if digest != record["data"]["digest"]:
         raise RunError(f"the data of {path} had digest {record['data']['digest']} and now have {digest}.")
     how = {"compile": False, **record["how"]}
-    if compile is not None and compile != how["compile"]:
-        how["compile"] = compile
-        run.change_record(how=how)
-    return _go(run, _fabric(recipe, how), how, progress)
+    how["compile"] = how["compile"] if compile is None else compile
+    fabric = _fabric(recipe, how, f"go on without: compose train --resume {path} --no-compile")
+    run.change_record(how=how)
+    return _go(run, fabric, how, progress)
 
 
 def thread_count(asked: int | None = None) -> int:
@@ -120,7 +120,7 @@ def _go(run: Run, fabric: Fabric, how: dict[str, Any], progress: bool) -> Run:
     return run
 
 
-def _fabric(recipe: Recipe, how: dict[str, Any]) -> Fabric:
+def _fabric(recipe: Recipe, how: dict[str, Any], instead: str = "leave --compile out") -> Fabric:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from lightning_fabric import Fabric
@@ -136,7 +136,7 @@ def _fabric(recipe: Recipe, how: dict[str, Any]) -> Fabric:
     except Exception as error:
         raise TrainingError(f"{how['devices']} device(s) of '{how['accelerator']}' cannot be had: {error}") from error
     if how["compile"]:
-        require_compiler(fabric.device.type)
+        require_compiler(fabric.device.type, instead)
     return fabric
 
 

@@ -65,7 +65,7 @@ def test_compile_is_an_option_of_train_and_of_sample(compose, tmp_path: Path, mo
 
     for module in ("stretch", "sample"):
         monkeypatch.setattr(f"compose.run.{module}.compiled", traced)
-    monkeypatch.setattr("compose.run.train.require_compiler", called.append)
+    monkeypatch.setattr("compose.run.train.require_compiler", lambda device, instead: called.append(device))
     out, options = tmp_path / "run", ["--quiet", "--accelerator", "cpu", "--threads", "1"]
     assert compose("train", "vae", *TINY, "--out", out, "--compile", *options).code == 0
     assert called == ["cpu", "compiled"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import pytest
@@ -36,7 +37,7 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     for module in (stretch, compiled):
         monkeypatch.setattr(module, "compiled", lambda model: asked.append(model) or by("eager")(model))
     monkeypatch.setattr("compose.run.sample.compiled", compiled.compiled)
-    monkeypatch.setattr("compose.run.train.require_compiler", lambda device: None)
+    monkeypatch.setattr("compose.run.train.require_compiler", lambda device, instead: None)
     return asked
 
 
@@ -72,15 +73,21 @@ def test_a_run_remembers_that_it_compiles(recipe, go, tmp_path, traced):
     check_alike(plain, other, 0)
 
 
-def test_without_a_compiler_nothing_is_begun(recipe, go, tmp_path):
+def test_without_a_compiler_nothing_is_begun(recipe, go, tmp_path, trained):
     from torch._inductor import config
 
     missing = {"cpp.cxx": (None, "/no/such/g++"), "force_disable_caches": True}
     torch._dynamo.reset()
-    said = r"apt install g\+\+ .* Or leave --compile out"
-    with config.patch(missing), pytest.raises(CompileError, match=said):
-        go(recipe(), tmp_path / "run", compile=True)
-    assert not (tmp_path / "run").exists()
+    said = r"No working C\+\+ compiler .* apt install g\+\+ .* Or"
+    with config.patch(missing):
+        with pytest.raises(CompileError, match=rf"{said} leave --compile out"):
+            go(recipe(), tmp_path / "run", compile=True)
+        assert not (tmp_path / "run").exists()
+        half = copytree(trained.path, tmp_path / "half")
+        (half / "model.safetensors").unlink()
+        with pytest.raises(CompileError, match=rf"{said} go on without: compose train --resume {half} --no-compile"):
+            resume(half, compile=True)
+        assert Run(half).record == trained.record
 
 
 def test_where_compiling_fails_at_a_step_nothing_is_lost(recipe, go, tmp_path, traced, monkeypatch):
