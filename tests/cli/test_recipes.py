@@ -9,6 +9,7 @@ import pytest
 from jsonschema import Draft202012Validator
 from torch import nn
 
+from compose.core.declare import in_recipe
 from compose.recipe.check import check, check_tree
 from compose.recipe.fits import survey
 from compose.recipe.read import read_tree
@@ -32,7 +33,8 @@ def test_check_draws_every_shipped_recipe(compose, name: str):
     done = compose("check", name)
     assert (done.code, done.err) == (0, "")
     for key, part, _ in checked.recipe.model.walk(checked.slot, "model"):
-        assert key == "model" or any(line.endswith(key) and part.type in line for line in done.out.splitlines()), key
+        path = in_recipe(key)
+        assert key == "model" or any(line.endswith(path) and part.type in line for line in done.out.splitlines()), key
     assert str(checked.space) in done.out
     assert f"{checked.recipe.model.kind(checked.slot).promise}\n" in done.out
 

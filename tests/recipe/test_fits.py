@@ -89,7 +89,7 @@ def test_a_part_counts_with_its_defaults_even_where_it_stands_with_others():
 
 def test_kinds_are_those_of_the_place():
     found = {fit.name: fit.kind for fit in fits(_tree(RECIPES["vae"]), "model.stages.0")}
-    assert found == {"latent": Kind.WEIGHT, "dequantize": Kind.WEIGHT}
+    assert found == {"latent": Kind.WEIGHT, "ladder": Kind.WEIGHT, "dequantize": Kind.WEIGHT}
     assert {fit.kind for fit in fits(_tree(RECIPES["vae"]), "model.stages.0.encoder")} == {None}
 
 
@@ -138,4 +138,4 @@ def test_beside_an_unreadable_part_nothing_is_guessed():
     with pytest.raises(RecipeError, match="there is no stage called 'blorb'") as caught:
         fits(_tree({"stages": ["blorb"]}), "model.prior")
     assert "cannot be told" in str(caught.value)
-    assert [fit.name for fit in fits(_tree({"stages": ["blorb"]}), "model.stages.0")] == ["latent", "dequantize"]
+    assert [fit.name for fit in fits(_tree({"stages": ["blorb"]}), "model.stages.0")] == ["latent", "ladder", "dequantize"]
