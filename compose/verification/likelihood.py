@@ -143,7 +143,7 @@ def _weighed(tiny: Tiny, samples: int) -> tuple[float, float]:
 
 def _repeats(samples: int) -> int:
     """How often every state is scored: about as many draws for each K."""
-    return max(200, 4000 // samples)
+    return max(32, 1000 // samples)
 
 
 def _over_repeats(values: Tensor, samples: int) -> tuple[float, float]:

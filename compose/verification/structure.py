@@ -45,7 +45,7 @@ def _certain(stage: Stage, label: Tensor | None) -> bool:
 
 def _missed(stage: Stage, label: Tensor | None) -> tuple[int, int]:
     """How many codes do not come back, with noise at both ends of a cell and between; of how many."""
-    x, missed, ends = draw(stage.below, 40 * ROWS), 0, (0.0, 0.25, 0.5, 0.75, 1 - 2**-24)
+    x, missed, ends = draw(stage.below, 12 * ROWS), 0, (0.0, 0.25, 0.5, 0.75, 1 - 2**-24)
     many = None if label is None else label[:1].expand(len(x))
     for u in ends:
         with Noise(lambda count, by, shape, kwargs, u=u: torch.full(shape, u, dtype=kwargs["dtype"])):
