@@ -153,7 +153,7 @@ def main() -> dict[str, dict[str, float]]:
     # nflows' breaks make one graph a layer, and with torch's limit of 8 the last of them would not be compiled.
     torch._dynamo.config.recompile_limit = 64
     # torch tells of each of these breaks at length.
-    torch._logging.set_logs(dynamo=logging.ERROR)
+    logging.getLogger("torch._dynamo").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", "Error detected in IndexPut")
     found, sides, masked = {}, couplings(), autoregressive()
     for each in (sides, masked):

@@ -138,4 +138,5 @@ def test_beside_an_unreadable_part_nothing_is_guessed():
     with pytest.raises(RecipeError, match="there is no stage called 'blorb'") as caught:
         fits(_tree({"stages": ["blorb"]}), "model.prior")
     assert "cannot be told" in str(caught.value)
-    assert [fit.name for fit in fits(_tree({"stages": ["blorb"]}), "model.stages.0")] == ["latent", "ladder", "dequantize"]
+    found = fits(_tree({"stages": ["blorb"]}), "model.stages.0")
+    assert [fit.name for fit in found] == ["latent", "ladder", "dequantize"]

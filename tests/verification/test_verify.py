@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -80,7 +80,7 @@ class NearestStage(Stage):
             found = found + standard_normal((len(x),), self.encoder)
         return Step(z, {"log_likelihood": found})
 
-    def down(self, z: Tensor, c: Tensor | None = None) -> tuple[Density, Tensor]:
+    def down(self, z: Tensor, c: Tensor | None = None, drawn: Sequence[Tensor] = ()) -> tuple[Density, Tensor]:
         """The likelihood given the codes."""
         one_hot = nn.functional.one_hot(z, 3).flatten(1).to(self.decoder.weight.dtype)
         assert isinstance(self.likelihood.condition, Real)
