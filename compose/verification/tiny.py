@@ -41,6 +41,7 @@ SIDES = (2, 4, 8, 16)
 MODES: tuple[Mode, ...] = ("path", "kl")
 #: Where shaken weights take a draw at most, beside which integrals would lose mass.
 FAR = 25.0
+FAR_DRAWS = 4000
 
 
 @dataclass(frozen=True)
@@ -109,9 +110,9 @@ class Tiny:
     @torch.no_grad()
     def _farthest(self, model: ModelDensity) -> float:
         """The largest number on any edge, over many draws from the top down."""
-        label, far = self._label(model, DRAWS), 0.0
+        label, far = self._label(model, FAR_DRAWS), 0.0
         with random.region(self.seed, "verify", "reach"):
-            z = model.prior.sample(DRAWS, label if model.prior.condition is not None else None)
+            z = model.prior.sample(FAR_DRAWS, label if model.prior.condition is not None else None)
             for stage in reversed(model.stack):
                 far = max(far, float(z.abs().max()))
                 z = stage.generate(z, label if model.by_label else None)
@@ -175,12 +176,25 @@ class Tiny:
     @cached_property
     def mean(self) -> Integral:
         """``E L`` of each item, by integration over the noise."""
-        return expectation(self.score, self.items)
+        return expectation(self.score, self.items) if self.noise <= 2 else self._means[0]
 
     @cached_property
     def mean_weight(self) -> Integral:
         """``E exp L`` of each item, by integration over the noise."""
+        if self.noise > 2:
+            return self._means[1]
         return over_noise(self.score, self.items, lambda values, log_density: (values + log_density).exp())
+
+    @cached_property
+    def _means(self) -> tuple[Integral, Integral]:
+        """Both from the same points: where many are scattered, most of the time goes into scoring them."""
+
+        def weigh(values: Tensor, log_density: Tensor) -> Tensor:
+            return torch.cat([values * log_density.exp(), (values + log_density).exp()], 1)
+
+        both = over_noise(self.score, self.items, weigh)
+        n = len(self.items)
+        return Integral(both.value[:n], both.error[:n]), Integral(both.value[n:], both.error[n:])
 
     def __str__(self) -> str:
         labels = "" if self.labels is None else f", labels {self.labels}"
