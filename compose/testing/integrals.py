@@ -25,6 +25,7 @@ DRAWS = 20_000
 _CHUNK = 200_000
 #: How far off a sum that should be 1 may be.
 _WIDE = 0.1
+_FAR_TOO_LARGE = 100.0
 _REACH = 6.0
 #: Sobol's points: how often they are scattered, how many are taken at a time and at most, how far out they reach.
 _TIMES, _POINTS, _MOST_POINTS, _FARTHEST = 16, 256, 4096, 200.0
@@ -280,10 +281,12 @@ def _measure_codes(space: Codes, score: Score, items: Tensor) -> Measured:
     x = states(space)
     found = over_noise(score, x, lambda values, log_density: (values + log_density).exp())
     probability, error = found.value, found.error_of_sum
-    # By cells a wide error is itself a sign: what has no integral is refined for ever.
-    if error >= _WIDE and sum(NoiseOf.found(score, x).sizes) > 2:
+    scattered_over = sum(NoiseOf.found(score, x).sizes) > 2
+    # By cells a wide error is itself a sign: what has no integral is refined for ever. So is a sum far too large: what
+    # sums to 1 and has no negative part is found a hundredfold once in a hundred times at the very most.
+    if error >= _WIDE and scattered_over and float(probability.sum()) < _FAR_TOO_LARGE:
         raise TooWideError(f"the sum over {space} of E exp L may be off by {error:.2g}: too wide to tell")
-    slack = max(1e-6, error)
+    slack = min(max(1e-6, error), _WIDE)
     index = (items.flatten(1) * space.size ** torch.arange(space.dim).flip(0)).sum(1)
     frequency = torch.bincount(index, minlength=len(x)) / len(items)
     distance = float((frequency - probability).abs().sum() / 2)

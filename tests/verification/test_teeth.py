@@ -35,6 +35,11 @@ RECIPES: dict[str, tuple[str, ...]] = {
     "flow": ("vae", PIXEL_FLOW),
     "flow on a mixture": ("vae_mixture", PIXEL_FLOW),
     "maf on pixels": ("vae", "model.stages=[dequantize, {type: bijection, transform: maf, layers: 2}]"),
+    "image flow": ("flow",),
+    "augmented flow": ("flow_augmented",),
+    "augmented pixels": ("vae", "model.stages=[dequantize, augment, {type: bijection, transform: affine_coupling}]"),
+    "augmented latents": ("vae", "model.stages=[latent, augment, {type: bijection, transform: affine_coupling}]"),
+    "fashion image flow": ("fashion/flow",),
 }
 
 
@@ -60,6 +65,7 @@ class Fault(NamedTuple):
 
 ANY = ("vae", "flow prior", "hvae", "mixture", "fashion")
 FLOWS = ("flow", "flow on a mixture", "maf on pixels")
+IMAGE_FLOWS = ("image flow", "augmented flow", "fashion image flow")
 PARTS = "compose.parts."
 FAULTS = (
     Fault(
@@ -205,6 +211,46 @@ FAULTS = (
         "if kind is None:",
         "polarity",
         ("vae", "flow prior", "fashion"),
+    ),
+    Fault(
+        "what splits off is not scored",
+        PARTS + "stages.split",
+        "self.density.log_prob(b, self._features(a, c), mode)}",
+        "0 * self.density.log_prob(b, self._features(a, c), mode)}",
+        "total mass",
+        IMAGE_FLOWS,
+    ),
+    Fault(
+        "augmented noise is not paid for",
+        PARTS + "stages.augment",
+        '{"minus_log_q": -log_q}',
+        '{"minus_log_q": 0 * log_q}',
+        "total mass",
+        ("augmented flow", "augmented pixels", "augmented latents"),
+    ),
+    Fault(
+        "learned dequantisation is not paid for",
+        PARTS + "stages.dequantize",
+        "(log_u + log_rest).sum(self.axes) - log_q",
+        "(log_u + log_rest).sum(self.axes) - 0 * log_q",
+        "total mass",
+        IMAGE_FLOWS,
+    ),
+    Fault(
+        "the volume of learned noise forgotten",
+        PARTS + "stages.dequantize",
+        "(log_u + log_rest).sum(self.axes) - log_q",
+        "0 * (log_u + log_rest).sum(self.axes) - log_q",
+        "total mass",
+        IMAGE_FLOWS,
+    ),
+    Fault(
+        "actnorm counts one pixel",
+        "compose.nets.channels",
+        "self.log_scale.sum() * _pixels(x)",
+        "self.log_scale.sum()",
+        "log dets",
+        IMAGE_FLOWS,
     ),
     Fault(
         "a posterior's scale left out of its density",
