@@ -122,11 +122,15 @@ def _fits_alone(role: str, name: str, slot: Slot) -> bool:
 
 
 class _Finding(NamedTuple):
-    """What is wrong at a key path, as written; ``hint`` is called only where the finding is reported."""
+    """What is wrong at a key path, as written; ``hint`` is called only where the finding is reported.
+
+    It stands ``where`` the key path does, if nothing else is said.
+    """
 
     at: KeyPath
     message: str
     hint: Callable[[], str] = str
+    where: str = ""
 
 
 def _checked(tree: Tree, worlds: list[Form]) -> Checked:
@@ -136,10 +140,13 @@ def _checked(tree: Tree, worlds: list[Form]) -> Checked:
     if trouble:
         others = others or [form] * (WORLDS - 1)
     shared = [{each.at for each in _findings(other, world)} for world, other in enumerate(others, 1)]
-    found = [_Finding(at, fault.message, partial(str, fault.hint)) for at, fault in form.faults.items()]
+    found = [_Finding(at, fault.message, partial(str, fault.hint), fault.where) for at, fault in form.faults.items()]
     found += [each for each in _findings(form, 0) if all(each.at in ats for ats in shared)]
     found.sort(key=lambda each: _order(tree, each.at))
-    faults = [Fault(dotted(at), message, hint(), tree.where(at)) for at, message, hint in found[:MAX_FAULTS]]
+    faults = [
+        Fault(dotted(each.at), each.message, each.hint(), each.where or tree.where(each.at))
+        for each in found[:MAX_FAULTS]
+    ]
     return Checked(form.recipe, faults, space, labels, tree)
 
 

@@ -116,11 +116,11 @@ class _Reader:
         self.guessed: set[KeyPath] = set()
         self.spelled: dict[KeyPath, KeyPath] = {}
 
-    def fault(self, path: KeyPath, message: str, hint: str = "") -> None:
+    def fault(self, path: KeyPath, message: str, hint: str = "", where: str = "") -> None:
         """Notes what is wrong at ``path``, unless that only follows from what is noted already."""
         if path in self.faults or within(path, self.guessed):
             return
-        self.faults[path] = Fault(dotted(path), message, hint, self.tree.where(path))
+        self.faults[path] = Fault(dotted(path), message, hint, where or self.tree.where(path))
         if len(self.faults) >= MAX_FAULTS:
             raise RecipeError(self.faults.values())
 
@@ -194,11 +194,16 @@ class _Reader:
         return path
 
     def conflict(self, detail: ErrorDetails, at: KeyPath) -> None:
-        """Notes an error about several entries of a record, unless one of them is a guess."""
+        """Notes an error about several entries of a record, unless one of them is a guess.
+
+        It is found in the record, or in what a variant or an override changed of it: that came last, and is to blame.
+        """
         keys = str(detail.get("ctx", {}).get("keys", "")).split()
-        concerned = {self.spelled.get((*at, key), (*at, key)) for key in keys}
-        if not (self.guessed & concerned if keys else any(path[: len(at)] == at for path in self.guessed)):
-            self.fault(at, *said(detail))
+        concerned = [self.spelled.get((*at, key), (*at, key)) for key in keys]
+        marks = [self.tree.marks[path] for path in concerned if path in self.tree.marks]
+        changed = [str(mark) for mark in marks if mark.file != self.tree.mark(at).file]
+        if not (self.guessed & {*concerned} if keys else any(path[: len(at)] == at for path in self.guessed)):
+            self.fault(at, *said(detail), where=changed[-1] if changed else "")
 
     def forced(self, kind: type[Declared], values: dict[str, Any], at: KeyPath) -> Declared:
         """The record with values that are each right but do not go together."""

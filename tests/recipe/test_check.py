@@ -133,6 +133,15 @@ def test_budgets():
     )
 
 
+def test_a_change_that_spoils_a_record_is_where_its_fault_stands():
+    variant = Path("variant.yaml")
+    variant.write_text("extends: vae\nmodel.prior: normal\ntrain.0.steps:\n")
+    with_two = check("vae", ["train.0.seconds=30"]).faults
+    without = check(variant).faults
+    assert [fault.where for fault in with_two] == ["override 'train.0.seconds=30'"]
+    assert [fault.where for fault in without] == [f"{variant}:3:1"]
+
+
 def test_what_to_train():
     text = said("steps: 10", "steps: 10, trains: [model.priors]")
     first, second = text.split("\n")
