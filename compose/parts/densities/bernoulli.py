@@ -54,13 +54,13 @@ class BernoulliDensity(Density):
         super().__init__(space, condition)
         self.logits = FreeParameters(features, condition)
         self.axes = tuple(range(1, 1 + len(space.shape)))
-        # A scalar on the CPU goes with tensors of any device.
+        # A scalar on the CPU goes with tensors of any device, and makes floats of integers in the same operation.
         self.minus_one = torch.tensor(-1.0, device="cpu")
 
     def log_prob(self, x: Tensor, c: Tensor | None = None, mode: Mode = "path") -> Tensor:
         """Exact log-probability of each row, in nats."""
         logits = self.logits(x.shape[0], None) if c is None else c
-        sign = torch.add(self.minus_one, x.to(logits.dtype), alpha=2)
+        sign = torch.add(self.minus_one, x, alpha=2)
         return functional.logsigmoid(sign * logits).sum(self.axes)
 
     def in_pyro(self, n: int, c: Tensor | None = None) -> Any:
