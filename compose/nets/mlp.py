@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
-import torch
 from annotated_types import Ge, Le
 from torch import Tensor, nn
+from torch.nn import functional
 
 from compose.core.declare import NetPart, Slot
 from compose.core.spaces import Real
@@ -80,5 +80,4 @@ class Gated(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(batch, takes)`` to ``(batch, gives)``."""
-        value, gate = self.linear(x).chunk(2, dim=-1)
-        return value * torch.sigmoid(gate)
+        return functional.glu(self.linear(x), dim=-1)
