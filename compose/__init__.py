@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from compose.core.declare import DataPart, Misfit, NetPart, ObjectivePart, Slot
     from compose.core.errors import ComposeError, RecipeError
     from compose.core.kinds import Kind
+    from compose.core.optimizer import Optimizer
     from compose.core.registry import load_plugin, register
     from compose.core.roles import Density, DensityPart, Stage, StagePart, Step
     from compose.core.spaces import Codes, Real
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from compose.data.idx import FashionMNIST, Idx
     from compose.data.image_folder import ImageFolder
     from compose.data.photographs import Photographs
+    from compose.data.stacked import Stacked
     from compose.data.toy import Toy
     from compose.nets.conv import Conv
     from compose.nets.mlp import MLP
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from compose.parts.densities.model import Model
     from compose.parts.densities.normal import Normal
     from compose.parts.densities.vamp import Vamp
+    from compose.parts.objectives.adversarial import Adversarial
     from compose.parts.objectives.elbo import ELBO
     from compose.parts.objectives.iwae import IWAE
     from compose.parts.objectives.maximum_likelihood import MaximumLikelihood
@@ -39,6 +42,7 @@ if TYPE_CHECKING:
     from compose.parts.stages.bijection import Bijection
     from compose.parts.stages.coupling import Coupling
     from compose.parts.stages.dequantize import Dequantize
+    from compose.parts.stages.generator import Generator
     from compose.parts.stages.ladder import Ladder
     from compose.parts.stages.latent import Latent
     from compose.parts.stages.split import Split
@@ -47,7 +51,7 @@ if TYPE_CHECKING:
     from compose.recipe.build import build
     from compose.recipe.check import check, load_recipe
     from compose.recipe.fits import fits
-    from compose.recipe.recipe import Evaluation, Optimizer, Phase, Player, Recipe, Term
+    from compose.recipe.recipe import Evaluation, Phase, Player, Recipe, Term
     from compose.run.directory import load
     from compose.run.evaluate import evaluate
     from compose.run.sample import sample
@@ -59,6 +63,7 @@ _HOMES = {
     "compose.core.declare": ("DataPart", "Misfit", "NetPart", "ObjectivePart", "Slot"),
     "compose.core.errors": ("ComposeError", "RecipeError"),
     "compose.core.kinds": ("Kind",),
+    "compose.core.optimizer": ("Optimizer",),
     "compose.core.registry": ("load_plugin", "register"),
     "compose.core.roles": ("Density", "DensityPart", "Stage", "StagePart", "Step"),
     "compose.core.spaces": ("Codes", "Real"),
@@ -67,6 +72,7 @@ _HOMES = {
     "compose.data.idx": ("FashionMNIST", "Idx"),
     "compose.data.image_folder": ("ImageFolder",),
     "compose.data.photographs": ("Photographs",),
+    "compose.data.stacked": ("Stacked",),
     "compose.data.toy": ("Toy",),
     "compose.nets.conv": ("Conv",),
     "compose.nets.mlp": ("MLP",),
@@ -79,6 +85,7 @@ _HOMES = {
     "compose.parts.densities.model": ("Model",),
     "compose.parts.densities.normal": ("Normal",),
     "compose.parts.densities.vamp": ("Vamp",),
+    "compose.parts.objectives.adversarial": ("Adversarial",),
     "compose.parts.objectives.elbo": ("ELBO",),
     "compose.parts.objectives.iwae": ("IWAE",),
     "compose.parts.objectives.maximum_likelihood": ("MaximumLikelihood",),
@@ -86,6 +93,7 @@ _HOMES = {
     "compose.parts.stages.bijection": ("Bijection",),
     "compose.parts.stages.coupling": ("Coupling",),
     "compose.parts.stages.dequantize": ("Dequantize",),
+    "compose.parts.stages.generator": ("Generator",),
     "compose.parts.stages.ladder": ("Ladder",),
     "compose.parts.stages.latent": ("Latent",),
     "compose.parts.stages.split": ("Split",),
@@ -94,7 +102,7 @@ _HOMES = {
     "compose.recipe.build": ("build",),
     "compose.recipe.check": ("check", "load_recipe"),
     "compose.recipe.fits": ("fits",),
-    "compose.recipe.recipe": ("Evaluation", "Optimizer", "Phase", "Player", "Recipe", "Term"),
+    "compose.recipe.recipe": ("Evaluation", "Phase", "Player", "Recipe", "Term"),
     "compose.run.directory": ("load",),
     "compose.run.evaluate": ("evaluate",),
     "compose.run.sample": ("sample",),
@@ -107,6 +115,7 @@ __all__ = [
     "ELBO",
     "IWAE",
     "MLP",
+    "Adversarial",
     "Arrays",
     "Augment",
     "Bernoulli",
@@ -125,6 +134,7 @@ __all__ = [
     "Evaluation",
     "FashionMNIST",
     "Flow",
+    "Generator",
     "Idx",
     "ImageFolder",
     "Kind",
@@ -147,6 +157,7 @@ __all__ = [
     "Slot",
     "Split",
     "Squeeze",
+    "Stacked",
     "Stage",
     "StagePart",
     "Standardize",

@@ -126,7 +126,7 @@ def _facts(part: type[Part]) -> list[tuple[str, str]]:
     from compose.core.spaces import Codes, Real
 
     spaces = (Real((16,)), Real((1, 8, 8)), Codes((1, 8, 8), 17), Codes((1, 8, 8), 2), Codes((8,), 512, ordered=False))
-    whole = not any(field.is_required() for field in part.model_fields.values())
+    whole = not part.needs_options()
     if issubclass(part, StagePart) and whole:
         stage = part()
         slots = [slot for slot in (Slot("stage", space) for space in spaces) if _fits(stage, slot)]

@@ -17,6 +17,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     SerializeAsAny,
+    Strict,
     ValidationError,
     model_serializer,
     model_validator,
@@ -45,6 +46,7 @@ class Slot:
         origin: Where the space comes from, for messages: ``stage 'codes' gives``.
         beneath: The slot of the stage right below a prior, where that stage has a posterior to lend.
         model: The model an objective trains.
+        batch: How many examples an objective sees at once; none where that is not known.
     """
 
     use: Use
@@ -54,6 +56,7 @@ class Slot:
     origin: str = "the data give"
     beneath: Slot | None = None
     model: Part | None = None
+    batch: int | None = None
 
     @property
     def negative(self) -> bool:
@@ -74,6 +77,10 @@ class Misfit:
     message: str
     key: str = ""
     swap: bool = True
+
+
+#: Beside a nested record's type: a mapping is how a recipe writes it, however strict all else is.
+MAPPING = Strict(False)
 
 
 class Declared(BaseModel):
@@ -111,6 +118,11 @@ class Declared(BaseModel):
     def called(cls) -> str:
         """The name of this record in messages."""
         return cls.__name__.lower()
+
+    @classmethod
+    def needs_options(cls) -> bool:
+        """Whether it cannot do with its defaults alone."""
+        return any(field.is_required() for field in cls.model_fields.values())
 
 
 class Part(Declared):
@@ -233,6 +245,8 @@ class ObjectivePart(Part):
     """What a player minimises, in nats per example."""
 
     role: ClassVar[str] = "objective"
+    #: Whether it trains one side of an edge only, what comes up to it or what comes down.
+    one_sided: ClassVar[bool] = False
 
 
 class DataPart(Part):

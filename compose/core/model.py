@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from compose.core.errors import SpaceError, TrainingError
 from compose.core.kinds import Kind
-from compose.core.roles import Density, Mode, Stage
+from compose.core.roles import Density, Mode, Stage, to_features
 from compose.core.spaces import Codes, Space
 from compose.core.terms import Ledger, total
 
@@ -118,6 +118,32 @@ class ModelDensity(Density):
         for stage in self.stack[:stages]:
             x = stage.infer(x, label).z
         return x
+
+    def meet(self, x: Tensor, c: Tensor | None = None, edge: int = 0) -> tuple[Tensor, Tensor]:
+        """What comes up to an edge from data and what comes down to it from the prior, as nets see both.
+
+        Each with a pathwise gradient to the stages that it passes; the prior's own draws carry none.
+
+        Args:
+            x: Data, ``(batch, *space.shape)``; as many items come down.
+            c: Condition of each row, where the model takes one.
+            edge: How many stages lie below it; at 0 it is the data that come up.
+
+        Raises:
+            SpaceError: ``x`` or ``c`` is no batch of its space.
+        """
+        self._check(x, c)
+        label = c if self.by_label else None
+        stages, up = self.stack, x
+        for stage in stages[:edge]:
+            q, given = stage.up(up, label)
+            up = stage.infer(up, label).z if q is None or given is None else q.rsample_and_log_prob(given)[0]
+        with torch.no_grad():
+            down = self.prior.sample(x.shape[0], self._for_prior(c))
+        for stage in reversed(stages[edge:]):
+            down = stage.relax(down, label)
+        space = stages[edge].below if edge < len(stages) else self.prior.space
+        return to_features(up, space, down.dtype), down
 
     def reconstruct(self, x: Tensor, c: Tensor | None = None) -> Tensor:
         """Up to the last edge and down again."""

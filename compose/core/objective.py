@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from compose.core.optimizer import Optimizer
 from compose.core.terms import Ledger
 
 
@@ -23,7 +24,18 @@ class Loss(NamedTuple):
 
 
 class Objective(nn.Module):
-    """Turns a batch into a loss; critics and other helpers of training live here, never in the model."""
+    """Turns a batch into a loss; critics and other helpers of training live here, never in the model.
+
+    An objective that ``rivals`` its player has weights of its own, which descend on ``rival_loss`` before each step of
+    the player, by an optimizer of their own. They are kept in checkpoints, and leave with the training.
+    """
+
+    #: How the weights of a rival descend; none where there is none.
+    rival: Optimizer | None = None
+    #: Steps of the rival before each of its player.
+    rival_steps: int = 1
+    #: Whether its weight follows the player's other objectives: their gradient at ``balanced_at`` by its own.
+    balanced: bool = False
 
     @abstractmethod
     def forward(self, model: Any, x: Tensor, c: Tensor | None, step: int) -> Loss:
@@ -36,3 +48,11 @@ class Objective(nn.Module):
             c: Conditions, or none.
             step: Steps taken in this phase.
         """
+
+    def balanced_at(self, model: nn.Module) -> Tensor:
+        """The weights of the model at whose gradients it is balanced; only where it is."""
+        raise NotImplementedError(f"{self.__class__.__name__} is not balanced")
+
+    def rival_loss(self, model: Any, x: Tensor, c: Tensor | None, step: int) -> Loss:
+        """What the rival minimises on the same batch; no gradient of it reaches the model. Only of a rival."""
+        raise NotImplementedError(f"{self.__class__.__name__} has no rival")

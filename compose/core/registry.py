@@ -30,6 +30,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "coupling": "compose.parts.stages.coupling:Coupling",
         "split": "compose.parts.stages.split:Split",
         "augment": "compose.parts.stages.augment:Augment",
+        "generator": "compose.parts.stages.generator:Generator",
         "standardize": "compose.parts.stages.standardize:Standardize",
     },
     "density": {
@@ -50,6 +51,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
     "objective": {
         "elbo": "compose.parts.objectives.elbo:ELBO",
         "iwae": "compose.parts.objectives.iwae:IWAE",
+        "adversarial": "compose.parts.objectives.adversarial:Adversarial",
         "maximum_likelihood": "compose.parts.objectives.maximum_likelihood:MaximumLikelihood",
     },
     "data": {
@@ -60,6 +62,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "images": "compose.data.image_folder:ImageFolder",
         "photographs": "compose.data.photographs:Photographs",
         "toy": "compose.data.toy:Toy",
+        "stacked": "compose.data.stacked:Stacked",
     },
 }
 ROLES = tuple(BUILT_IN)

@@ -78,6 +78,13 @@ class Density(nn.Module):
         """``E_q log p(z)`` in closed form, ``(batch,)``; only where ``closed_form`` is true."""
         raise NotImplementedError(f"{self.__class__.__name__} declares no closed form")
 
+    def centre(self, c: Tensor) -> Tensor:
+        """The middle of what is drawn given ``c``, as a net would see it (``to_features``), with a pathwise gradient.
+
+        Of reals the mean, of ordered codes the mean level in [0, 1]; only where the declaration says ``centred``.
+        """
+        raise NotImplementedError(f"{self.__class__.__name__} declares no centre")
+
     def in_pyro(self, n: int, c: Tensor | None = None) -> Any:
         """The same distribution from Pyro's library, ``n`` items as its batch; none where Pyro has none."""
         return None
@@ -128,6 +135,8 @@ class Stage(nn.Module):
     closed_form: bool = False
     needs_fit: bool = False
     draws: bool = False
+    #: Whether no way leads up, so that there is nothing to infer and no likelihood.
+    implicit: bool = False
     #: Spaces of the edges that it draws inside, from the top down.
     inner: tuple[Space, ...] = ()
 
@@ -142,9 +151,20 @@ class Stage(nn.Module):
         ``closed`` asks for ``minus_log_q`` in expectation and for the Gaussian beside it; only where ``closed_form``.
         """
 
-    @abstractmethod
+    @torch.no_grad()
     def generate(self, z: Tensor, c: Tensor | None = None) -> Tensor:
-        """Comes down from ``z``, ``(batch, *above.shape)``. Sends no gradient."""
+        """Comes down from ``z``, ``(batch, *above.shape)``. Sends no gradient.
+
+        What ``relax`` gives, unless a stage says otherwise: whatever draws, or stands on codes, does.
+        """
+        return self.relax(z, c)
+
+    def relax(self, z: Tensor, c: Tensor | None = None) -> Tensor:
+        """Comes down from ``z`` to what a net sees of the item below, with a pathwise gradient.
+
+        What is drawn is replaced by the middle of its distribution; only where the declaration says ``descends``.
+        """
+        raise NotImplementedError(f"{self.__class__.__name__} declares no gradient on the way down")
 
     def up(
         self, x: Tensor, c: Tensor | None = None, drawn: Sequence[Tensor] = ()
@@ -181,6 +201,8 @@ class DensityPart(Part):
     gradient: ClassVar[Gradient] = "pathwise"
     needs_condition: ClassVar[bool] = False
     needs_posterior: ClassVar[bool] = False
+    #: Whether it has a ``centre``.
+    centred: ClassVar[bool] = False
 
     labels: bool = False
     """Condition on the class label; the data must give labels."""
@@ -237,6 +259,11 @@ class StagePart(Part):
 
     role: ClassVar[str] = "stage"
     lends_posterior: ClassVar[bool] = False
+
+    @property
+    def descends(self) -> bool:
+        """Whether a gradient comes down through it, by ``relax``."""
+        return False
 
     def sees_labels(self) -> bool:
         """Whether its nets take the class label, where the data give one."""

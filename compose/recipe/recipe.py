@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
-from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen
-from pydantic import BeforeValidator, Strict, model_validator
+from annotated_types import Ge, Gt, Le, Lt, MinLen
+from pydantic import BeforeValidator, model_validator
 from pydantic_core import PydanticCustomError
 
-from compose.core.declare import DataPart, Declared, part_field
+from compose.core.declare import MAPPING, DataPart, Declared, part_field
+from compose.core.optimizer import Optimizer
 from compose.core.spaces import Codes, Space
 from compose.parts.densities.model import Model
-
-# Strict numbers and strings (no "16" for 16, no true for 1), but a mapping is how a recipe writes a nested record.
-_MAPPING = Strict(False)
 
 
 def _without_type(value: Any) -> Any:
@@ -21,23 +19,6 @@ def _without_type(value: Any) -> Any:
     if isinstance(value, dict) and value.get("type") == "model":
         return {key: option for key, option in value.items() if key != "type"}
     return value
-
-
-class Optimizer(Declared):
-    """How a player descends; torch's own optimizers."""
-
-    type: Literal["adamw", "adam", "adamax", "sgd"] = "adamw"
-    """Which of torch.optim."""
-    lr: Annotated[float, Gt(0), Le(10)] = 1e-3
-    """Learning rate at its highest."""
-    weight_decay: Annotated[float, Ge(0)] = 0.0
-    """Decoupled for adamw, else added to the gradient."""
-    betas: Annotated[list[Annotated[float, Ge(0), Lt(1)]], MinLen(2), MaxLen(2)] = [0.9, 0.999]
-    """Decay of the first and second moments; of sgd the first is the momentum."""
-    schedule: Literal["constant", "cosine", "linear"] = "constant"
-    """How the rate falls over the phase, to 0 at its end."""
-    warmup: Annotated[int, Ge(0)] = 0
-    """Steps over which the rate rises from 0."""
 
 
 class Term(Declared):
@@ -56,9 +37,9 @@ class Player(Declared):
 
     trains: Annotated[list[str], MinLen(1)] = ["model"]
     """Key paths of the parts it trains; all others are frozen for it."""
-    objectives: Annotated[list[Annotated[Term, _MAPPING]], MinLen(1)]
+    objectives: Annotated[list[Annotated[Term, MAPPING]], MinLen(1)]
     """What it minimises, summed."""
-    optimizer: Annotated[Optimizer, _MAPPING] = Optimizer()
+    optimizer: Annotated[Optimizer, MAPPING] = Optimizer()
     """How."""
     clip: Annotated[float, Gt(0)] | None = None
     """Largest norm of the gradient; none to leave it."""
@@ -75,7 +56,7 @@ class Phase(Declared):
 
     shorthand: ClassVar[tuple[str, ...]] = ("objective", "optimizer", "clip", "ema", "trains")
 
-    players: Annotated[list[Annotated[Player, _MAPPING]], MinLen(1)]
+    players: Annotated[list[Annotated[Player, MAPPING]], MinLen(1)]
     """Who trains what; they step in turn."""
     batch_size: Annotated[int, Ge(1), Le(1_000_000)] = 128
     """Examples a step, over all devices together."""
@@ -124,11 +105,11 @@ class Recipe(Declared):
 
     data: part_field("data")  # type: ignore[valid-type]
     """What is modelled."""
-    model: Annotated[Model, _MAPPING, BeforeValidator(_without_type)]
+    model: Annotated[Model, MAPPING, BeforeValidator(_without_type)]
     """The stages and the prior."""
-    train: Annotated[list[Annotated[Phase, _MAPPING]], MinLen(1)]
+    train: Annotated[list[Annotated[Phase, MAPPING]], MinLen(1)]
     """Phases, one after the other."""
-    evaluate: Annotated[Evaluation, _MAPPING] = Evaluation()
+    evaluate: Annotated[Evaluation, MAPPING] = Evaluation()
     """How the result is scored."""
     seed: Annotated[int, Ge(0), Le(2**31 - 1)] = 0
     """Seed of everything random in training."""

@@ -17,7 +17,8 @@ from pydantic.json_schema import GenerateJsonSchema, PydanticJsonSchemaWarning
 
 from compose.core import registry
 from compose.core.declare import Declared, Part
-from compose.recipe.recipe import Evaluation, Optimizer, Phase, Player, Recipe, Term
+from compose.core.optimizer import Optimizer
+from compose.recipe.recipe import Evaluation, Phase, Player, Recipe, Term
 
 Schema = dict[str, Any]
 
@@ -211,17 +212,28 @@ def options(declaration: type[Declared]) -> list[Option]:
         Option(
             key,
             _wanted(found),
-            json.dumps(found["default"]).strip('"') if "default" in found else "required",
+            _default(declaration, key, found),
             found.get("description", ""),
         )
         for key, found in own["properties"].items()
     ]
 
 
+def _default(declaration: type[Declared], key: str, found: Schema) -> str:
+    """A default in words; of a record what differs from the record's own."""
+    if "default" not in found:
+        return "required"
+    value = declaration.model_fields[key].default
+    if isinstance(value, Declared) and not isinstance(value, Part):
+        return json.dumps(value.model_dump(exclude_defaults=True))
+    return json.dumps(found["default"]).strip('"')
+
+
 def _wanted(found: Schema) -> str:
     """What a schema takes, in words."""
     if "$ref" in found:
-        return f"a {found['$ref'].rpartition('/')[2]}"
+        name = found["$ref"].rpartition("/")[2]
+        return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
     if "anyOf" in found:
         return " or ".join(_wanted(each) for each in found["anyOf"])
     if "enum" in found:

@@ -93,11 +93,13 @@ class DensitySubject(Built):
 
 
 def candidates(part: DensityPart) -> Iterator[DensitySubject]:
-    """Every place that is tried, whether the part fits there or not."""
+    """Every place that is tried, whether the part fits there or not; of what scores nothing, nothing is promised."""
     if part.needs_posterior:
         yield from (DensitySubject(part, space, lender=lender) for lender in _lenders() for space in SPACES)
         return
     for space in SPACES:
+        if part.kind(DensitySubject(part, space).slot) is Kind.NONE:
+            continue
         yield DensitySubject(part, space)
         yield DensitySubject(part, space, conditional=True)
         labelled = DensitySubject(part, space, labels=LABELS)

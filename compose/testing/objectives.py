@@ -11,11 +11,12 @@ import torch
 from compose.core import random, registry
 from compose.core.declare import ObjectivePart, Part, Slot
 from compose.core.kinds import Kind
-from compose.core.objective import Loss
+from compose.core.objective import Loss, Objective
 from compose.core.roles import DensityPart
 from compose.core.spaces import Codes, Real, Space
 from compose.parts.densities.model import Model
 from compose.testing.contract import contract, require
+from compose.testing.integrals import CALM
 from compose.testing.subject import LABELS, ROWS, Subject, draw, takes_labels
 from compose.testing.variants import shake, shrunk
 
@@ -39,25 +40,34 @@ class ObjectiveSubject(Subject):
         """The objective's slot."""
         return Slot("objective", self.space, labels=self.labels, model=self.model)
 
+    @property
+    def one_sided(self) -> bool:
+        """Whether the objective trains one side of an edge."""
+        assert isinstance(self.part, ObjectivePart)
+        return self.part.one_sided
+
     def built(self) -> Any:
-        """The model with shaken weights, in float64."""
+        """The model with shaken weights, in float64; calmly shaken where what comes down might saturate."""
         with random.region(0, "contract", "weights"):
-            return shake(self.model.build(Slot("prior", self.space, labels=self.labels)).double())
+            model = self.model.build(Slot("prior", self.space, labels=self.labels)).double()
+            return shake(model, CALM if self.one_sided else 1.0)
 
     def loss(self, model: Any, step: int) -> Loss:
         """What the objective says of some random data."""
         c = None if model.condition is None else draw(self.labels or LABELS, ROWS)
-        return self.part.build(self.slot)(model, draw(self.space, ROWS), c, step)
+        objective = shake(self.part.build(self.slot).double())
+        return objective(model, draw(self.space, ROWS), c, step)
 
     def __str__(self) -> str:
         return f"{super().__str__()} of {self.model.model_dump()}"
 
 
 def candidates(part: ObjectivePart) -> Iterator[ObjectiveSubject]:
-    """Every prior alone and over every stage alone, wherever the two fit."""
+    """Every prior alone and over every stage, wherever the two fit; for what trains one side, one prior will do."""
+    priors = ["normal"] if part.one_sided else registry.names("density")
     for space in SPACES:
         for stages in ([], *([name] for name in registry.names("stage"))):
-            for prior in registry.names("density"):
+            for prior in priors:
                 model = shrunk(Model.model_validate({"stages": stages, "prior": prior}), 8)
                 for labels in (None, LABELS):
                     slot = Slot("prior", space, labels=labels)
@@ -76,21 +86,44 @@ def losses_are_finite_scalars(subject: ObjectiveSubject) -> bool:
         loss = subject.loss(model, step)
         require(loss.value.shape == (), f"the loss has shape {tuple(loss.value.shape)}, wanted a scalar")
         require(bool(loss.value.isfinite()), f"the loss is {loss.value}")
-        require(bool(loss.ledger.terms), "the ledger is empty")
+        require(bool(loss.ledger.terms or loss.ledger.penalties), "the ledger is empty")
     return True
 
 
 @contract()
 def gradient_reaches_the_model(subject: ObjectiveSubject) -> bool:
-    """Every parameter of the model has a finite gradient that is not zero everywhere."""
+    """Every parameter of the model has a finite gradient that is not zero everywhere; or some have, of what trains
+    one side of an edge."""
     model = subject.built()
-    if not list(model.parameters()):
+    if not list(model.stages.parameters() if subject.one_sided else model.parameters()):
         return False
     subject.loss(model, 10**6).value.backward()
+    reached = 0
     for name, parameter in model.named_parameters():
         gradient = torch.zeros(()) if parameter.grad is None else parameter.grad
-        require(bool((gradient != 0).any()), f"no gradient reaches model.{name}")
+        reached += int((gradient != 0).any())
+        require(subject.one_sided or bool((gradient != 0).any()), f"no gradient reaches model.{name}")
         require(bool(gradient.isfinite().all()), f"the gradient of model.{name} is not finite")
+    require(reached > 0, "no gradient reaches the model")
+    return True
+
+
+@contract()
+def a_rival_descends_alone(subject: ObjectiveSubject) -> bool:
+    """The loss of a rival is a finite scalar whose gradient reaches all of its weights, and nothing of the model."""
+    model = subject.built()
+    objective = shake(subject.part.build(subject.slot).double())
+    assert isinstance(objective, Objective)
+    if objective.rival is None:
+        return False
+    c = None if model.condition is None else draw(subject.labels or LABELS, ROWS)
+    loss = objective.rival_loss(model, draw(subject.space, ROWS), c, 0)
+    require(loss.value.shape == () and bool(loss.value.isfinite()), f"the rival's loss is {loss.value}")
+    loss.value.backward()
+    for name, parameter in objective.named_parameters():
+        require(parameter.grad is not None, f"no gradient reaches the rival's {name}")
+    for name, parameter in model.named_parameters():
+        require(parameter.grad is None, f"the rival's loss sends a gradient to model.{name}")
     return True
 
 
@@ -126,4 +159,9 @@ def kinds_are_refused_from_one_on(subject: ObjectiveSubject) -> bool:
     return True
 
 
-CONTRACTS = (losses_are_finite_scalars, gradient_reaches_the_model, kinds_are_refused_from_one_on)
+CONTRACTS = (
+    losses_are_finite_scalars,
+    gradient_reaches_the_model,
+    a_rival_descends_alone,
+    kinds_are_refused_from_one_on,
+)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -11,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from compose.core.declare import Slot
+from compose.core.declare import Slot, as_real
+from compose.core.errors import KindError
 from compose.core.gaussians import LOG_2PI
 from compose.core.kinds import Kind
 from compose.core.roles import Stage, StagePart, Step
@@ -55,13 +57,20 @@ class StageSubject(Built):
             stage.fit(lambda: iter(3 * x.float() - 1 if x.is_floating_point() else x for x in batches))
         return stage
 
+    @property
+    def implicit(self) -> bool:
+        """Whether no way leads up."""
+        return self.stage.kind(self.slot) is Kind.NONE
+
     def inputs(self, whole: nn.Module, n: int) -> Inputs:
-        """Items below, and labels."""
-        return draw(self.space, n), None if self.labels is None else draw(self.labels, n)
+        """Items below, or above a stage without a way up, and labels."""
+        space = self.stage.above(self.space) if self.implicit else self.space
+        return draw(space, n), None if self.labels is None else draw(self.labels, n)
 
     def value(self, whole: nn.Module, x: Tensor, c: Tensor | None) -> Tensor:
-        """The log weight of each row, closed by the reference."""
-        return closed(whole, x, c)
+        """The log weight of each row, closed by the reference; without a way up, a number of what comes down."""
+        assert isinstance(whole, Stage)
+        return whole.relax(x, c).flatten(1).sum(1) if self.implicit else closed(whole, x, c)
 
 
 def candidates(part: StagePart) -> Iterator[StageSubject]:
@@ -89,10 +98,16 @@ def closed(stage: Any, x: Tensor, c: Tensor | None = None) -> Tensor:
 
 @contract()
 def terms_are_as_declared(subject: StageSubject) -> bool:
-    """``infer`` gives an item above and the declared terms of the closed set; ``generate`` gives items below."""
+    """``infer`` gives an item above and the declared terms of the closed set, or is refused: no way leads up."""
     whole: Any = subject.module()
     require(whole.above == subject.stage.above(subject.space), f"declared and built spaces differ: {whole.above}")
     for n in (ROWS, 1):
+        if subject.implicit:
+            with suppress(KindError):
+                whole.infer(draw(subject.space, n))
+                raise ContractError("its kind is none, and infer gave something")
+            require(not subject.stage.terms(), f"its kind is none, and it declares {list(subject.stage.terms())}")
+            continue
         x, c = subject.inputs(whole, n)
         step = whole.infer(x, c)
         check_values(whole.above, step.z.detach(), n, "z")
@@ -105,9 +120,29 @@ def terms_are_as_declared(subject: StageSubject) -> bool:
         for name, value in step.terms.items():
             require(value.shape == (n,), f"{name} of {n} rows has shape {tuple(value.shape)}")
             require(bool(value.isfinite().all()), f"{name} is not finite")
-        below = whole.generate(draw(whole.above, n), c)
+    return True
+
+
+@contract()
+def items_come_down(subject: StageSubject) -> bool:
+    """``generate`` gives items below and no gradient; where it says so, ``relax`` gives what a net sees, and one."""
+    whole: Any = subject.module(shaken=CALM)
+    for n in (ROWS, 1):
+        z = draw(whole.above, n)
+        c = None if subject.labels is None else draw(subject.labels, n)
+        below = whole.generate(z, c)
         check_values(whole.below, below, n, "what is generated")
         require(not below.requires_grad, "what is generated sends a gradient")
+        if not subject.stage.descends:
+            continue
+        z.requires_grad_()
+        relaxed = whole.relax(z, c)
+        wanted = (n, *as_real(subject.space).shape)
+        require(relaxed.shape == wanted, f"relax gives shape {tuple(relaxed.shape)}, wanted {wanted}")
+        slope = torch.autograd.grad(relaxed.square().sum(), [z, *whole.parameters()], allow_unused=True)
+        require(slope[0] is not None and bool((slope[0] != 0).any()), "relax sends no gradient to the item above")
+        finite = all(bool(each.isfinite().all()) for each in slope if each is not None)
+        require(finite, "the gradient of relax is not finite")
     return True
 
 
@@ -196,17 +231,18 @@ def the_posterior_is_lent(subject: StageSubject) -> bool:
 
 @contract()
 def labels_are_taken(subject: StageSubject) -> bool:
-    """Where it is set to take labels, every label changes the log weight."""
+    """Where it is set to take labels, every label changes the log weight, or what comes down."""
     if subject.labels is None:
         return False
     whole = subject.module()
     x, _ = subject.inputs(whole, ROWS)
-    check_labels(subject.labels, lambda c: closed(whole, x, c), ROWS, Tape())
+    check_labels(subject.labels, lambda c: subject.value(whole, x, c), ROWS, Tape())
     return True
 
 
 CONTRACTS = (
     terms_are_as_declared,
+    items_come_down,
     bijections_invert,
     weights_sum_to_one_and_samples_are_from_them,
     closed_forms_are_expectations,

@@ -22,7 +22,7 @@ def variants(part: type[Part] | Part) -> Iterator[Part]:
     if isinstance(part, Part):
         yield part
         return
-    if any(field.is_required() for field in part.model_fields.values()):
+    if part.needs_options():
         return
     yield part()
     for name, field in part.model_fields.items():
@@ -34,7 +34,7 @@ def variants(part: type[Part] | Part) -> Iterator[Part]:
 def _choices(annotation: Any, metadata: list[Any]) -> list[Any]:
     for mark in metadata:
         if isinstance(mark, PartOf):
-            return list(registry.names(mark.role))
+            return [name for name in registry.names(mark.role) if not registry.load(mark.role, name).needs_options()]
     if annotation is bool:
         return [True, False]
     if type(None) in get_args(annotation):

@@ -25,6 +25,7 @@ class Bernoulli(DensityPart):
     source: ClassVar[str] = "Kingma and Welling 2013, arXiv:1312.6114, appendix C.1"
     takes: ClassVar[tuple[type, ...]] = (Codes,)
     gradient: ClassVar = "none"
+    centred: ClassVar[bool] = True
 
     def features(self, space: Space) -> Real:
         """One logit per code."""
@@ -62,6 +63,10 @@ class BernoulliDensity(Density):
         logits = self.logits(x.shape[0], None) if c is None else c
         sign = torch.add(self.minus_one, x, alpha=2)
         return functional.logsigmoid(sign * logits).sum(self.axes)
+
+    def centre(self, c: Tensor) -> Tensor:
+        """The probability of 1."""
+        return torch.sigmoid(c)
 
     def in_pyro(self, n: int, c: Tensor | None = None) -> Any:
         """Pyro's ``Bernoulli``."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
+from einops import einsum
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -22,6 +23,7 @@ class Categorical(DensityPart):
     source: ClassVar[str] = "over pixel levels: van den Oord et al. 2016, arXiv:1601.06759"
     takes: ClassVar[tuple[type, ...]] = (Codes,)
     gradient: ClassVar = "none"
+    centred: ClassVar[bool] = True
 
     def features(self, space: Space) -> Real:
         """A logit for every value of every code, values first."""
@@ -44,11 +46,20 @@ class CategoricalDensity(Density):
     def __init__(self, space: Space, condition: Space | None, features: Real) -> None:
         super().__init__(space, condition)
         self.logits = FreeParameters(features, condition)
+        self.ordered = isinstance(space, Codes) and space.ordered
 
     def log_prob(self, x: Tensor, c: Tensor | None = None, mode: Mode = "path") -> Tensor:
         """Exact log-probability of each row, in nats."""
         logits = self.logits(x.shape[0], c)
         return -functional.cross_entropy(logits, x.long(), reduction="none").flatten(1).sum(1)
+
+    def centre(self, c: Tensor) -> Tensor:
+        """Of ordered codes the mean level, of others the probabilities."""
+        probabilities = c.softmax(1)
+        if not self.ordered:
+            return probabilities
+        levels = torch.linspace(0, 1, c.shape[1], dtype=c.dtype, device=c.device)
+        return einsum(probabilities, levels, "b k ..., k -> b ...")
 
     def in_pyro(self, n: int, c: Tensor | None = None) -> Any:
         """Pyro's ``Categorical``."""

@@ -27,6 +27,7 @@ class DiscretizedLogistic(DensityPart):
     source: ClassVar[str] = "Kingma et al. 2016, arXiv:1606.04934; mixture: Salimans et al. 2017, arXiv:1701.05517"
     takes: ClassVar[tuple[type, ...]] = (Codes,)
     gradient: ClassVar = "none"
+    centred: ClassVar[bool] = True
 
     components: Annotated[int, Ge(1), Le(256)] = 5
     """How many logistics a pixel mixes."""
@@ -82,6 +83,11 @@ class DiscretizedLogisticDensity(Density):
         width = torch.where(lowest | highest, 0.0, torch.log(-torch.expm1(-2 * half * inverse_scale)))
         mass = torch.logsumexp(torch.log_softmax(raw, dim=1) + below_a + above_b + width, dim=1)
         return mass.flatten(1).sum(1)
+
+    def centre(self, c: Tensor) -> Tensor:
+        """The mean location of the logistics; the tails that the end levels take do not count."""
+        raw, loc, _ = c.unbind(1)
+        return (1 + (raw.softmax(1) * loc).sum(1)) / 2
 
     @torch.no_grad()
     def sample(self, n: int, c: Tensor | None = None) -> Tensor:

@@ -20,6 +20,7 @@ class Normal(DensityPart):
 
     type: ClassVar[str] = "normal"
     source: ClassVar[str] = "Kingma and Welling 2013, arXiv:1312.6114"
+    centred: ClassVar[bool] = True
 
     def features(self, space: Space) -> Real:
         """Location and raw log-scale of every number, side by side on the first axis."""
@@ -68,6 +69,10 @@ class NormalDensity(Density):
         loc, log_scale, scale = self.gaussian(c)
         noise = standard_normal(loc.shape, loc)
         return loc + scale * noise, self.minus - (0.5 * noise * noise + log_scale).sum(self.axes)
+
+    def centre(self, c: Tensor) -> Tensor:
+        """The mean."""
+        return c.chunk(2, dim=1)[0]
 
     def in_pyro(self, n: int, c: Tensor | None = None) -> Any:
         """Pyro's ``Normal``."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from compose.core.declare import Misfit, Slot
@@ -19,6 +18,11 @@ class Bijection(TransformOptions, StagePart):
 
     type: ClassVar[str] = "bijection"
     source: ClassVar[str] = "Rezende and Mohamed 2015, arXiv:1505.05770; Durkan et al. 2019, arXiv:1906.04032"
+
+    @property
+    def descends(self) -> bool:
+        """Always."""
+        return True
 
     def above(self, below: Space) -> Real:
         """The shape below."""
@@ -60,7 +64,6 @@ class BijectionStage(Stage):
         z, log_det = self.transform(x.flatten(1))
         return Step(z.unflatten(1, self.above.shape), {"log_det": log_det})
 
-    @torch.no_grad()
-    def generate(self, z: Tensor, c: Tensor | None = None) -> Tensor:
+    def relax(self, z: Tensor, c: Tensor | None = None) -> Tensor:
         """Applies the inverse of f."""
         return self.transform.inverse(z.flatten(1))[0].unflatten(1, self.below.shape)

@@ -43,6 +43,11 @@ class Coupling(GlowOptions, StagePart):
         """As its option says."""
         return self.labels
 
+    @property
+    def descends(self) -> bool:
+        """Always."""
+        return True
+
     def above(self, below: Space) -> Real:
         """The shape below."""
         return Real(below.shape)
@@ -104,8 +109,7 @@ class CouplingStage(Stage):
             total = total + log_det
         return Step(x, {"log_det": total})
 
-    @torch.no_grad()
-    def generate(self, z: Tensor, c: Tensor | None = None) -> Tensor:
+    def relax(self, z: Tensor, c: Tensor | None = None) -> Tensor:
         """Applies the inverse of f."""
         for step, net in reversed(self._steps(c)):
             z = step.inverse(z, net)

@@ -69,6 +69,12 @@ class Ladder(StagePart):
         """As its option says."""
         return self.labels
 
+    @property
+    def descends(self) -> bool:
+        """Where its likelihood has a centre and every draw between carries a gradient."""
+        assert isinstance(self.likelihood, DensityPart) and isinstance(self.transition, DensityPart)
+        return self.likelihood.centred and self.transition.gradient == "pathwise"
+
     def spaces(self) -> list[Real]:
         """The space of each level, from the data upward."""
         return [Real((size,) if isinstance(size, int) else tuple(size)) for size in self.levels]
@@ -208,6 +214,14 @@ class LadderStage(Stage):
         log_likelihood = self.likelihood.log_prob(x, p_params, mode)
         terms = {"log_likelihood": log_likelihood, **inner, "minus_log_q": minus_log_q_top}
         return Step(top, terms, gaussian=gaussian)
+
+    def relax(self, z: Tensor, c: Tensor | None = None) -> Tensor:
+        """Draws z_{L-1} ... z_1 from the top level down; the middle of p(x | z_1 .. z_L)."""
+        params, state = self._descend(z, None, self.top, c)
+        for i in reversed(range(self.top)):
+            z, _ = self._p(i).rsample_and_log_prob(params)
+            params, state = self._descend(z, state, i, c)
+        return self.likelihood.centre(params)
 
     @torch.no_grad()
     def generate(self, z: Tensor, c: Tensor | None = None) -> Tensor:

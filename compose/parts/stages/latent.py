@@ -14,6 +14,7 @@ from compose.core.kinds import Kind, weakest
 from compose.core.random import standard_normal
 from compose.core.roles import (
     Density,
+    DensityPart,
     Mode,
     Posterior,
     Stage,
@@ -49,6 +50,12 @@ class Latent(StagePart):
     def sees_labels(self) -> bool:
         """As its option says."""
         return self.labels
+
+    @property
+    def descends(self) -> bool:
+        """Where its likelihood has a centre."""
+        assert isinstance(self.likelihood, DensityPart)
+        return self.likelihood.centred
 
     def above(self, below: Space) -> Real:
         """A vector of ``dim`` numbers."""
@@ -126,6 +133,10 @@ class LatentStage(Stage):
     def down(self, z: Tensor, c: Tensor | None = None, drawn: Sequence[Tensor] = ()) -> tuple[Density, Tensor]:
         """The likelihood and its parameters."""
         return self.likelihood, self.p_features(z, c)
+
+    def relax(self, z: Tensor, c: Tensor | None = None) -> Tensor:
+        """The middle of p(x | z)."""
+        return self.likelihood.centre(self.p_features(z, c))
 
     @torch.no_grad()
     def generate(self, z: Tensor, c: Tensor | None = None) -> Tensor:

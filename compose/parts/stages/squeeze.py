@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
-import torch
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -19,6 +18,11 @@ class Squeeze(StagePart):
 
     type: ClassVar[str] = "squeeze"
     source: ClassVar[str] = "Dinh et al. 2017, arXiv:1605.08803"
+
+    @property
+    def descends(self) -> bool:
+        """Always."""
+        return True
 
     def above(self, below: Space) -> Real:
         """Four times the channels, half of each side."""
@@ -53,7 +57,6 @@ class SqueezeStage(Stage):
         z = rearrange(x, "b c (h i) (w j) -> b (c i j) h w", i=2, j=2)
         return Step(z, {"log_det": x.new_zeros(x.shape[0])})
 
-    @torch.no_grad()
-    def generate(self, z: Tensor, c: Tensor | None = None) -> Tensor:
+    def relax(self, z: Tensor, c: Tensor | None = None) -> Tensor:
         """Channels to blocks of pixels."""
         return rearrange(z, "b (c i j) h w -> b c (h i) (w j)", i=2, j=2)

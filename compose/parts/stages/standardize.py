@@ -22,6 +22,11 @@ class Standardize(StagePart):
     per: Literal["number", "channel", "item"] = "number"
     """Fit a mean and scale to every number, to every index of the first axis, or one for all."""
 
+    @property
+    def descends(self) -> bool:
+        """Always."""
+        return True
+
     def above(self, below: Space) -> Real:
         """The shape below."""
         return Real(below.shape)
@@ -65,8 +70,7 @@ class StandardizeStage(Stage):
         z = (x - self.mean) * (-self.log_scale).exp()
         return Step(z, {"log_det": -self.log_scale.sum().expand(x.shape[0])})
 
-    @torch.no_grad()
-    def generate(self, z: Tensor, c: Tensor | None = None) -> Tensor:
+    def relax(self, z: Tensor, c: Tensor | None = None) -> Tensor:
         """Undoes it."""
         return z * self.log_scale.exp() + self.mean
 
