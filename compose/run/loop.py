@@ -27,11 +27,15 @@ class Loop:
         self.recipe = run.recipe
         self.first = bool(fabric.is_global_zero)
         # In the precision of the training from the start: what is averaged or restored is made of these weights.
-        self.model = fabric.strategy.precision.convert_module(build(self.recipe)).to(fabric.device)
+        self.model = self.place(build(self.recipe))
         precision = next((value.dtype for value in self.model.parameters()), None)
         self.source = self.recipe.data.load().to(fabric.device, precision)
         self.last = run.path / "last.safetensors"
         self.at: dict[str, Any] = state.counters(self.last) if self.last.is_file() else {"lines": 0, **beginning(0)}
+
+    def place(self, module: Any) -> Any:
+        """A module where, and in the precision in which, the training computes."""
+        return self.fabric.strategy.precision.convert_module(module).to(self.fabric.device)
 
     def run_phases(self) -> None:
         """All phases that are left, then the best weights as ``model.safetensors``."""

@@ -1,8 +1,9 @@
-"""A player at work: parameters, objectives, an optimizer, an average of the weights."""
+"""A player at work: parameters, objectives and their rivals, optimizers, an average of the weights."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,54 +13,35 @@ from compose.core.declare import Slot
 from compose.core.errors import TrainingError
 from compose.core.model import ModelDensity
 from compose.core.objective import Loss, Objective
-from compose.recipe.recipe import Optimizer, Player, Recipe
+from compose.core.optimizer import Optimizer
+from compose.core.terms import Ledger
+from compose.recipe.recipe import Player, Recipe, Term
 from compose.run.skips import Skips
 
 if TYPE_CHECKING:
     from torch.optim.swa_utils import AveragedModel
 
 
-class Actor:
-    """Trains the parts that a player names.
+class Descent:
+    """Some parameters, the optimizer that moves them, and its count of steps that were not finite.
 
     Args:
-        player: Its declaration.
-        recipe: The recipe it stands in, for the objectives' slots.
-        model: The bare model.
+        parameters: What descends.
+        options: How.
+        clip: Largest norm of the gradient; none to leave it.
         skipped: How many of its steps were skipped before.
     """
 
-    def __init__(self, player: Player, recipe: Recipe, model: ModelDensity, skipped: int = 0) -> None:
-        space, labels = recipe.spaces()
-        slot = Slot("objective", space, labels=labels, model=recipe.model)
-        self.player = player
-        self.terms = [(term, _objective(term.objective.build(slot))) for term in player.objectives]
-        self.parameters = trained_parameters(model, player.trains)
-        if not self.parameters:
-            raise TrainingError(f"the player that trains {', '.join(player.trains)} has no parameter to train.")
-        self.optimizer = make_optimizer(self.parameters, player.optimizer)
-        self.average = _average(model, player.ema) if player.ema else None
+    def __init__(
+        self, parameters: list[nn.Parameter], options: Optimizer, clip: float | None = None, skipped: int = 0
+    ) -> None:
+        self.parameters, self.options, self.clip = parameters, options, clip
+        self.optimizer = make_optimizer(parameters, options)
         self.skips = Skips(skipped)
-
-    def restart_average(self, model: ModelDensity) -> None:
-        """Starts the average of the weights at those of ``model``, once these are set."""
-        if self.average is not None:
-            self.average = _average(model, self.player.ema or 0.0)
-
-    def loss(self, model: Any, x: Tensor, c: Tensor | None, step: int) -> Loss:
-        """The weighted sum of its objectives that have set in."""
-        losses = [(term.weight, act(model, x, c, step)) for term, act in self.terms if step >= term.start]
-        if not losses:
-            raise TrainingError(f"no objective of the player has set in at step {step}; let one start at 0.")
-        (weight, first), *rest = losses
-        value = first.value if weight == 1 else weight * first.value
-        for weight, loss in rest:
-            value = value + weight * loss.value
-        return Loss(value, first.ledger)
 
     def set_rate(self, step: int, done: float) -> float:
         """Sets the learning rate: ``done`` is the share of the budget that is spent."""
-        options = self.player.optimizer
+        options = self.options
         rise = min(1.0, (step + 1) / options.warmup) if options.warmup else 1.0
         fall = {"constant": 1.0, "linear": 1 - done, "cosine": 0.5 * (1 + math.cos(math.pi * min(1.0, done)))}
         rate = options.lr * rise * fall[options.schedule]
@@ -77,8 +59,8 @@ class Actor:
         norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
         skipped = (~torch.isfinite(loss + norm)).float()
         self.skips.add(step, skipped)
-        if self.player.clip is not None:
-            torch.nn.utils.clip_grads_with_norm_(self.parameters, self.player.clip, norm)
+        if self.clip is not None:
+            torch.nn.utils.clip_grads_with_norm_(self.parameters, self.clip, norm)
         if self.optimizer.defaults.get("fused"):
             # torch's fused optimizers skip a step on the device where this is 1, so nothing is read back here.
             self.optimizer.found_inf = skipped  # type: ignore[attr-defined]
@@ -86,6 +68,101 @@ class Actor:
         elif not skipped.item():
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+
+
+class Rival:
+    """An objective with weights of its own, which descend against its player's.
+
+    Args:
+        term: Its declaration.
+        objective: Its module.
+        skipped: How many of its steps were skipped before.
+    """
+
+    def __init__(self, term: Term, objective: Objective, skipped: int = 0) -> None:
+        assert objective.rival is not None, "an objective without a rival was taken for one"
+        self.term, self.objective = term, objective
+        self.descent = Descent(list(objective.parameters()), objective.rival, skipped=skipped)
+
+    def awake(self, awake: bool) -> None:
+        """Whether its weights gather a gradient: in its own steps alone."""
+        for value in self.descent.parameters:
+            value.requires_grad_(awake)
+
+
+class Actor:
+    """Trains the parts that a player names.
+
+    Args:
+        player: Its declaration.
+        recipe: The recipe it stands in, for the objectives' slots.
+        model: The bare model.
+        skipped: How many steps were skipped before: its own, then of each rival.
+        place: Moves a module to where, and in which precision, the training computes.
+    """
+
+    def __init__(
+        self,
+        player: Player,
+        recipe: Recipe,
+        model: ModelDensity,
+        skipped: Sequence[int] = (),
+        place: Callable[[nn.Module], nn.Module] = lambda module: module,
+    ) -> None:
+        space, labels = recipe.spaces()
+        slot = Slot("objective", space, labels=labels, model=recipe.model)
+        self.player, self.model = player, model
+        self.terms = [(term, _objective(place(term.objective.build(slot)))) for term in player.objectives]
+        rivals = [(term, objective) for term, objective in self.terms if objective.rival is not None]
+        counts = [*skipped, *[0] * (1 + len(rivals) - len(skipped))]
+        parameters = trained_parameters(model, player.trains)
+        if not parameters:
+            raise TrainingError(f"the player that trains {', '.join(player.trains)} has no parameter to train.")
+        self.descent = Descent(parameters, player.optimizer, player.clip, counts[0])
+        self.rivals = [Rival(*pair, count) for pair, count in zip(rivals, counts[1:], strict=True)]
+        self.average = _average(model, player.ema) if player.ema else None
+        for rival in self.rivals:
+            rival.awake(False)
+
+    @property
+    def descents(self) -> list[Descent]:
+        """Its own, then that of each rival."""
+        return [self.descent, *(rival.descent for rival in self.rivals)]
+
+    @property
+    def selects(self) -> bool:
+        """Whether the validation bound says which weights are best: not against a rival, who minds other things."""
+        return not self.rivals
+
+    def restart_average(self, model: ModelDensity) -> None:
+        """Starts the average of the weights at those of ``model``, once these are set."""
+        if self.average is not None:
+            self.average = _average(model, self.player.ema or 0.0)
+
+    def loss(self, model: Any, x: Tensor, c: Tensor | None, step: int) -> Loss:
+        """The weighted sum of its objectives that have set in, with all that they wrote down."""
+        acting = [(term, act, act(model, x, c, step)) for term, act in self.terms if step >= term.start]
+        if not acting:
+            raise TrainingError(f"no objective of the player has set in at step {step}; let one start at 0.")
+        # What is balanced comes last: its weight is taken from the sum of all others.
+        (term, _, first), *rest = sorted(acting, key=lambda each: each[1].balanced)
+        value = first.value if term.weight == 1 else term.weight * first.value
+        ledger = first.ledger
+        for term, act, loss in rest:
+            weight: float | Tensor = term.weight
+            notes = ledger.diagnostics | loss.ledger.diagnostics
+            if act.balanced:
+                ratio = _ratio(value, loss.value, act.balanced_at(self.model))
+                weight, notes = weight * ratio, notes | {f"weight of {term.objective.type}": term.weight * ratio}
+            value = value + weight * loss.value
+            ledger = Ledger(ledger.terms | loss.ledger.terms, ledger.penalties | loss.ledger.penalties, notes)
+        return Loss(value, ledger)
+
+
+def _ratio(others: Tensor, own: Tensor, at: Tensor) -> Tensor:
+    """How much longer the gradient of other losses is than a loss's own, at some weights; at most 10,000 times."""
+    norms = [torch.autograd.grad(value, at, retain_graph=True)[0].norm() for value in (others, own)]
+    return (norms[0] / (norms[1] + 1e-4)).clamp(max=1e4).detach()
 
 
 def trained_parameters(model: ModelDensity, paths: list[str]) -> list[nn.Parameter]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from compose.core import random
 from compose.core.errors import TrainingError
+from compose.core.kinds import Kind
 from compose.core.model import ModelDensity
 from compose.core.objective import Loss
 from compose.core.terms import rates_and_distortion
@@ -23,7 +24,7 @@ from compose.run.compiled import compiled, explained
 from compose.run.diagnosis import diagnosis
 from compose.run.evaluate import negative_elbo
 from compose.run.log import Log
-from compose.run.player import Actor, part
+from compose.run.player import Actor, Rival, part
 from compose.run.progress import Display
 from compose.run.skips import IN_A_ROW
 
@@ -53,9 +54,11 @@ class Stretch:
         self.batches = Batches(loop.source, self.phase.batch_size, self.seed, index, self.shard)
         # One file a phase: a training killed early in the next one still finds the best weights of this one.
         self.best = loop.run.path / f"best-{index}.safetensors"
-        skipped = self.at["skipped"] or [0] * len(self.phase.players)
+        skipped = self.at["skipped"] or [()] * len(self.phase.players)
         players = zip(self.phase.players, skipped, strict=True)
-        self.actors = [Actor(player, loop.recipe, self.model, count) for player, count in players]
+        with random.region(self.seed, "critics", index):
+            self.actors = [Actor(player, loop.recipe, self.model, counts, loop.place) for player, counts in players]
+        self.selects = self.model.kind is not Kind.NONE and all(actor.selects for actor in self.actors)
         self.budget = Budget(self.phase, len(loop.source.train), self.at)
         self.log_every = min(LOG_STEPS, self.budget.every or LOG_STEPS)
 
@@ -102,7 +105,7 @@ class Stretch:
 
     def _freeze(self, actors: list[Actor]) -> None:
         """Leaves gradients and training mode to what these players train."""
-        trained = {id(value) for actor in actors for value in actor.parameters}
+        trained = {id(value) for actor in actors for value in actor.descent.parameters}
         for value in self.model.parameters():
             value.requires_grad_(id(value) in trained)
         self.model.eval()
@@ -120,16 +123,36 @@ class Stretch:
         step = self.at["step"]
         x, c = self.batches.at(step)
         for j, actor in enumerate(self.actors):
+            rivals = [self._rival_step(j, k, x, c, step) for k in range(len(actor.rivals))]
             self._turn(j, step)
-            rate = actor.set_rate(step, self.budget.done())
+            rate = actor.descent.set_rate(step, self.budget.done())
             loss = actor.loss(wrapped, x, c, step)
             self.fabric.backward(loss.value)
-            actor.step(step, self._shared(loss.value.detach()))
+            actor.descent.step(step, self._shared(loss.value.detach()))
             if actor.average is not None:
                 actor.average.update_parameters(self.model)
             if (step + 1) % self.log_every == 0 or step == 0:
-                self._report(j, loss, rate)
+                self._report(j, loss, rate, [rival for rival in rivals if rival is not None])
         self._stop_if_hopeless()
+
+    def _rival_step(self, player: int, index: int, x: Tensor, c: Tensor | None, step: int) -> Loss | None:
+        """The steps of a rival before one of its player; its loss in the last of them, once it has set in."""
+        rival, loss = self.actors[player].rivals[index], None
+        if step < rival.term.start:
+            return None
+        rival.awake(True)
+        rival.descent.set_rate(step, self.budget.done())
+        for again in range(rival.objective.rival_steps):
+            random.reseed(self.seed, "critic noise", self.index, player, index, step, again)
+            # The bare model: nothing is to be synchronised that gets no gradient.
+            loss = rival.objective.rival_loss(self.model, x, c, step)
+            self.fabric.backward(loss.value)
+            for value in rival.descent.parameters:
+                if value.grad is not None:
+                    value.grad = self._shared(value.grad)
+            rival.descent.step(step, self._shared(loss.value.detach()))
+        rival.awake(False)
+        return loss
 
     def _turn(self, player: int, step: int) -> None:
         """Makes it a player's turn: its parts, where there are others, and its noise."""
@@ -148,54 +171,67 @@ class Stretch:
             seconds = float(self._shared(torch.tensor(seconds, device=self.fabric.device)))
         self.at["seconds"] += seconds
 
-    def _report(self, player: int, loss: Loss, rate: float) -> None:
-        """Reads the device once: the loss and its views, and how many steps were skipped."""
-        parts = {name: value.detach().mean() for name, value in rates_and_distortion(loss.ledger.terms).items()}
-        read = self._shared(torch.stack([loss.value.detach(), *parts.values()])).tolist()
-        values = dict(zip(["loss", *parts], read, strict=True))
-        self.actors[player].skips.read()
+    def _report(self, player: int, loss: Loss, rate: float, rivals: list[Loss]) -> None:
+        """Reads the device once: the loss, its views, what else was written down, and how many steps were skipped."""
+        parts = rates_and_distortion(loss.ledger.terms) | loss.ledger.penalties | loss.ledger.diagnostics
+        for rival in rivals:
+            parts |= rival.ledger.diagnostics
+        means = {name: value.detach().float().mean() for name, value in parts.items()}
+        read = self._shared(torch.stack([loss.value.detach(), *means.values()])).tolist()
+        values = dict(zip(["loss", *means], read, strict=True))
+        descents = self.actors[player].descents
+        for descent in descents:
+            descent.skips.read()
         others = {"player": player} if len(self.actors) > 1 else {}
-        others |= {"lr": rate, "skipped": self.actors[player].skips.total, "seconds": self.at["seconds"]}
+        skipped = sum(descent.skips.total for descent in descents)
+        others |= {"lr": rate, "skipped": skipped, "seconds": self.at["seconds"]}
         self.log.write(self.index, self.at["step"] + 1, **others, **values)
         self.view.update(self.budget.done(), values)
 
     def _stop_if_hopeless(self) -> None:
         """Ends the training where ten steps in a row were not finite."""
         for j, actor in enumerate(self.actors):
-            if actor.skips.fatal is not None:
-                raise TrainingError(self._last_words(j, actor.skips.fatal))
+            for k, descent in enumerate(actor.descents):
+                if descent.skips.fatal is not None:
+                    raise TrainingError(self._last_words(j, k, descent.skips.fatal))
 
-    def _last_words(self, player: int, step: int) -> str:
-        """Why the training stops at a step that was the tenth in a row to be skipped."""
+    def _last_words(self, player: int, descent: int, step: int) -> str:
+        """Why the training stops at a step that was the tenth in a row to be skipped, by a player or a rival of it."""
 
         def again() -> Loss:
             self._turn(player, step)
             return self.actors[player].loss(self.model, *self.batches.at(step), step)
 
-        last = self.loop.last
+        last, mend = self.loop.last, f"Try a lower train.{self.index}.optimizer.lr, or train.{self.index}.clip=1.0."
+        if descent:
+            of = self.actors[player].rivals[descent - 1].term.objective.type
+            cause, mend = f"what the rival in '{of}' minimises, or its gradient", "Try a lower lr in its 'optimizer'."
+        else:
+            cause = diagnosis(self.loop.recipe, self.model, again)
         at = f"of step {state.counters(last)['step']} is {last}" if last.is_file() else "was never written"
         return (
-            f"{IN_A_ROW} steps in a row, up to step {step + 1} of phase {self.index}, were not finite: "
-            f"{diagnosis(self.loop.recipe, self.model, again)}. The last good checkpoint {at}. "
-            f"Try a lower train.{self.index}.optimizer.lr, or train.{self.index}.clip=1.0."
+            f"{IN_A_ROW} steps in a row, up to step {step + 1} of phase {self.index}, were not finite: {cause}. "
+            f"The last good checkpoint {at}. {mend}"
         )
 
     def _validate(self) -> None:
-        """Scores the validation set; keeps the weights if they are the best so far."""
+        """Scores the validation set; keeps the weights if they are the best so far, or the last where none is told."""
         scored = self._scored_model()
         modes = {module: module.training for module in scored.modules()}
         scored.eval()
-        cost = negative_elbo(scored, self.loop.source.validation, self.loop.recipe.evaluate.seed)
+        implicit = scored.kind is Kind.NONE
+        cost = 0.0 if implicit else negative_elbo(scored, self.loop.source.validation, self.loop.recipe.evaluate.seed)
         for module, mode in modes.items():
             module.training = mode
         best = self.at["best"]
-        if math.isfinite(cost) and (best is None or cost < best["-ELBO"]):
+        if math.isfinite(cost) and (best is None or not self.selects or cost < best["-ELBO"]):
             self.at["best"] = {"-ELBO": cost, "step": self.at["step"]}
             if self.loop.first:
                 state.save_model(self.best, scored)
         self.at["seen"] = self.at["step"]
-        self.log.write(self.index, self.at["step"], **{"validation -ELBO": cost})
-        self.view.note(f"step {self.at['step']:>6}   validation -ELBO {cost:.2f} nats")
+        if not implicit:
+            self.log.write(self.index, self.at["step"], **{"validation -ELBO": cost})
+            self.view.note(f"step {self.at['step']:>6}   validation -ELBO {cost:.2f} nats")
 
     def _scored_model(self) -> ModelDensity:
         """The averaged weights where a player keeps them, else the trained ones."""
@@ -219,16 +255,22 @@ class Stretch:
 
     def _save(self) -> None:
         """Writes a checkpoint, unless the last step was not finite."""
-        for actor in self.actors:
-            actor.skips.read()
+        descents = [descent for actor in self.actors for descent in actor.descents]
+        for descent in descents:
+            descent.skips.read()
         self._stop_if_hopeless()
-        self.at["skipped"] = [actor.skips.total for actor in self.actors]
-        if self.loop.first and not any(actor.skips.streak for actor in self.actors):
+        self.at["skipped"] = [[descent.skips.total for descent in actor.descents] for actor in self.actors]
+        if self.loop.first and not any(descent.skips.streak for descent in descents):
             state.save(self.loop.last, self._modules(), self._optimizers(), self.at)
 
     def _modules(self) -> dict[str, Any]:
         averages = {f"average{j}": actor.average for j, actor in enumerate(self.actors) if actor.average is not None}
-        return {"model": self.model, **averages}
+        rivals = {name: rival.objective for name, rival in self._rivals().items()}
+        return {"model": self.model, **averages, **rivals}
 
     def _optimizers(self) -> dict[str, Any]:
-        return {f"optimizer{j}": actor.optimizer for j, actor in enumerate(self.actors)}
+        players = {f"optimizer{j}": actor.descent.optimizer for j, actor in enumerate(self.actors)}
+        return {**players, **{f"descent of {name}": rival.descent.optimizer for name, rival in self._rivals().items()}}
+
+    def _rivals(self) -> dict[str, Rival]:
+        return {f"rival{j}.{k}": rival for j, actor in enumerate(self.actors) for k, rival in enumerate(actor.rivals)}

@@ -42,10 +42,10 @@ def stepping(recipe: Recipe, compiling: bool) -> Callable[[], None]:
     def step() -> None:
         nonlocal done
         random.reseed(0, "model noise", 0, 0, done)
-        actor.set_rate(done, 0.0)
+        actor.descent.set_rate(done, 0.0)
         loss = actor.loss(called, *batches.at(done), done)
         loss.value.backward()
-        actor.step(done, loss.value.detach())
+        actor.descent.step(done, loss.value.detach())
         done += 1
 
     return step

@@ -32,21 +32,21 @@ def test_a_skipped_step_leaves_no_trace(recipe, kind, broken, clip):
         model = build(made)
         actor = Actor(made.train[0].players[0], made, model)
         for i, good in enumerate(steps):
-            for value in actor.parameters:
+            for value in actor.descent.parameters:
                 value.grad = torch.full_like(value, 0.1)
             loss = torch.tensor(1.0)
             if not good and broken == "loss":
                 loss = torch.tensor(torch.inf)
             elif not good:
-                actor.parameters[-1].grad = torch.full_like(actor.parameters[-1], torch.nan)
-            actor.step(i, loss)
-            assert all(value.grad is None for value in actor.parameters)
-        actor.skips.read()
+                actor.descent.parameters[-1].grad = torch.full_like(actor.descent.parameters[-1], torch.nan)
+            actor.descent.step(i, loss)
+            assert all(value.grad is None for value in actor.descent.parameters)
+        actor.descent.skips.read()
         return [value.detach().clone() for value in model.parameters()], actor
 
     expected, _ = after([True, True])
     found, actor = after([False, True, False, False, True])
-    assert actor.skips.total == 3
+    assert actor.descent.skips.total == 3
     for value, wanted in zip(found, expected, strict=True):
         assert torch.equal(value, wanted)
 
@@ -175,5 +175,5 @@ def test_the_count_of_skips_survives_a_resume(recipe, go, tmp_path, plugin):
     for name in ("model.safetensors", "scores.json"):
         (run.path / name).unlink()
     counters = state.counters(run.path / "last.safetensors")
-    assert counters["skipped"] == [2]
+    assert counters["skipped"] == [[2]]
     assert resume(run.path, progress=False).metrics()[-2]["skipped"] == 2
