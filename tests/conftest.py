@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from compose.core import registry
+from compose.run import features
 
 torch.set_num_threads(1)
 
@@ -16,6 +17,15 @@ def _apart() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(registry, "_plugged", {role: dict(parts) for role, parts in registry._plugged.items()})
         patch.setattr(registry, "_plugins", registry.plugins())
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def hasty_classifiers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What samples are compared by is trained in a second, and kept for this session alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COMPOSE_CACHE", str(tmp_path_factory.mktemp("classifiers")))
+        patch.setattr(features, "STEPS", 20)
         yield
 
 

@@ -23,8 +23,10 @@ from compose.core.model import ModelDensity
 from compose.core.spaces import Real
 from compose.core.terms import bits_per_dim, views
 from compose.data.source import Source, Split
+from compose.run.collapse import collapse
 from compose.run.directory import Run, write_bytes, write_text
 from compose.run.health import health
+from compose.run.measures import measures
 from compose.run.progress import counting
 
 BLOCK = 100
@@ -127,15 +129,19 @@ def evaluate(
     run = run if isinstance(run, Run) else Run(run)
     recipe, model = run.recipe, run.model().to(device)
     source = recipe.data.load().to(device)
-    chosen = {name: _fixed(source, name) for name in splits}
+    # Of a model without a likelihood there is nothing to say in nats.
+    chosen = {} if model.kind is Kind.NONE else {name: _fixed(source, name) for name in splits}
     draws = draws_allowed(model, recipe.evaluate.samples, samples)
     with counting("evaluating", sum(map(len, chosen.values())) * draws, progress) as tick:
         found = {name: score(model, split, draws, recipe.evaluate.seed, rows, tick) for name, split in chosen.items()}
+    measured = measures(model, recipe, source)
     scores = {
         "kind": str(model.kind),
         "promise": model.kind.promise,
         "splits": {name: _summary(model, source, name, each, recipe.evaluate.seed) for name, each in found.items()},
-        "health": health(run, model, source),
+        "measures": measured,
+        "health": [] if model.kind is Kind.NONE else health(run, model, source),
+        "warnings": collapse(run, measured),
     }
     columns = {f"{name}/-ELBO": -each.elbo for name, each in found.items()}
     columns |= {f"{name}/NLL": each.nll for name, each in found.items() if each.nll is not None}
@@ -157,6 +163,11 @@ def draws_allowed(model: ModelDensity, default: int, asked: int | None) -> int:
         KindError: more than one is asked of a model whose kind refuses importance weighting.
         RunError: fewer than one.
     """
+    if model.kind is Kind.NONE and asked is not None:
+        raise KindError(
+            "this model is implicit: it has samples and no likelihood, so no -ELBO, NLL or bits/dim. What its samples "
+            "say of it, evaluate measures without --samples."
+        )
     if asked is not None and asked < 1:
         raise RunError(f"{asked} draws of each example were asked for; wanted 1 at least.")
     if asked is not None and asked > 1 and not model.kind.importance_weighted:

@@ -12,6 +12,7 @@ from einops import rearrange
 from torch import Tensor
 
 from compose.core import random
+from compose.core.kinds import Kind
 from compose.core.model import ModelDensity
 from compose.core.spaces import Codes, Space
 from compose.data.source import Source
@@ -90,7 +91,7 @@ def draw(run: Run) -> list[Path]:
     """Writes every picture of a finished run into its ``figures``."""
     model, source = run.model(), run.recipe.data.load()
     pictures = [save_samples(run, run.figures / "samples.png")]
-    if len(model.stages) and not is_plane(model.space):
+    if len(model.stages) and model.kind is not Kind.NONE and not is_plane(model.space):
         pictures.append(_reconstructions(model, source, run.figures / "reconstructions.png"))
     return [*pictures, curve(run)]
 

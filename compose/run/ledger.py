@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -20,6 +20,10 @@ def render(scores: Mapping[str, Any]) -> RenderableType:
         scores: What ``scores.json`` holds.
     """
     splits: Mapping[str, Any] = scores["splits"]
+    measured = [Text(line) for line in _measured(scores.get("measures", {}))]
+    measured += [Text(f"WARNING  {warning}") for warning in scores.get("warnings", [])]
+    if not splits:
+        return Group(Text("The model is implicit: it has samples and no likelihood, so nothing in nats."), *measured)
     kind = {"exact": "an exact weight", "estimate": "an estimate"}.get(scores["kind"], f"a {scores['kind']}")
     table = Table(title=f"nats per example; L is {kind}: {scores['promise']}", title_justify="left")
     table.add_column("")
@@ -36,7 +40,7 @@ def render(scores: Mapping[str, Any]) -> RenderableType:
         table.add_row(view, *(f"{split['views'][view]:.{nats}f}" for split in splits.values()), style="bold")
         for name in names:
             table.add_row(f"  {name}", *(f"{split['terms'][name]:.{nats}f}" for split in splits.values()), style="dim")
-    return Group(table, *(Text(line) for line in _notes(scores)))
+    return Group(table, *(Text(line) for line in _notes(scores)), *measured)
 
 
 def decimals(error: float) -> int:
@@ -63,6 +67,31 @@ def _floor_of(split: Mapping[str, Any]) -> str:
 def _cell(split: Mapping[str, Any], key: str, digits: int) -> str:
     value = split.get(key)
     return "" if value is None else f"{value:.{digits}f}"
+
+
+def _measured(measures: Mapping[str, Any]) -> Iterator[str]:
+    """A line for each measure that needs no likelihood."""
+    if found := measures.get("coverage"):
+        low, high = found["interval"]
+        yield (
+            f"Frechet distance {found['Frechet distance']:.3g} [{low:.3g}, {high:.3g}], of data from data "
+            f"{found['of real from real']:.3g}; precision {found['precision']:.3f}, recall {found['recall']:.3f}, "
+            f"density {found['density']:.3f}, coverage {found['coverage']:.3f}"
+        )
+        accurate = f", {100 * found['classifier accuracy']:.1f} % accurate" if "classifier accuracy" in found else ""
+        yield f"  {found['samples']} samples beside as many test examples, by {found['features']}{accurate}"
+    if modes := measures.get("modes"):
+        good = ""
+        if "high quality" in modes:
+            good = f", {100 * modes['high quality']:.1f} % of them within {modes['within']}"
+        divergence = "" if modes["reverse KL"] is None else f", reverse KL {modes['reverse KL']:.3f} nats"
+        told = f", by a classifier {100 * modes['classifier accuracy']:.1f} % accurate" if "classifier" in modes else ""
+        yield f"modes: {modes['found']} of {modes['of']} found by {modes['samples']} samples{good}{divergence}{told}"
+    if cost := measures.get("sampling"):
+        yield (
+            f"sampling: {1e6 * cost['seconds a sample']:.1f} microseconds a sample in batches of {cost['batch']}, "
+            f"{cost['network evaluations']} network evaluation{'s' * (cost['network evaluations'] != 1)}"
+        )
 
 
 def _notes(scores: Mapping[str, Any]) -> list[str]:

@@ -1,0 +1,133 @@
+"""What items are compared by, where samples are set beside data: the last layer of a small classifier of the data set.
+
+Points of few numbers are compared as they are. The classifier is trained once a data set, and kept.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from compose.core import random
+from compose.core.declare import DataPart, as_real
+from compose.core.errors import DataError
+from compose.core.roles import to_features
+from compose.core.spaces import Real, Space
+from compose.data.source import Source, Split
+from compose.nets.conv import Conv, ConvNet, grid
+from compose.nets.mlp import MLPNet
+from compose.run.directory import write_bytes
+
+WIDTH = 64
+STEPS, BATCH, LR = 1500, 128, 2e-3
+VERSION = 1
+
+Features = Callable[[Tensor], Tensor]
+
+
+def features(data: DataPart, source: Source) -> tuple[Features, dict[str, Any]] | None:
+    """Maps items to at most 64 numbers, and what there is to say of how; none where there is nothing to compare by.
+
+    Args:
+        data: The declaration of the data.
+        source: The data as the model sees them.
+    """
+    if isinstance(source.space, Real) and source.space.dim <= WIDTH:
+        return lambda x: x.flatten(1), {"features": f"the {source.space.dim} numbers themselves"}
+    if (known := classifier(data)) is None:
+        return None
+    net, said = known
+    net = net.to(source.train.x.device)
+    return net.features, {"features": f"{WIDTH} numbers of a classifier", **said}
+
+
+def classifier(data: DataPart) -> tuple[Classifier, dict[str, Any]] | None:
+    """A classifier of a data set, trained or read, and what is to be said of it; none where examples have no class."""
+    if "labels" not in type(data).model_fields:
+        return None
+    try:
+        labelled = data.model_copy(update={"labels": True}).load()
+    except DataError:  # they come without
+        return None
+    assert isinstance(labelled, Source)
+    if labelled.condition is None or labelled.train.y is None or labelled.validation.y is None:
+        return None
+    net = _kept(labelled)
+    said = {"classifier": f"version {VERSION}, data digest {labelled.digest}"}
+    return net, {**said, "classifier accuracy": _accuracy(net, labelled.validation), "on": "validation"}
+
+
+class Classifier(nn.Module):
+    """A net to 64 numbers, and a linear map from these to classes.
+
+    Args:
+        space: What one item is.
+        classes: How many classes.
+    """
+
+    def __init__(self, space: Space, classes: int) -> None:
+        super().__init__()
+        self.space, self.classes = space, classes
+        takes, gives = as_real(space), Real((WIDTH,))
+        small = ConvNet(takes, gives, Conv(channels=16)) if grid(takes) and min(grid(takes)) >= 8 else None
+        self.net = small or MLPNet(takes, gives, [256], "relu")
+        self.last = nn.Linear(WIDTH, classes)
+
+    def features(self, x: Tensor) -> Tensor:
+        """``(n, 64)``."""
+        seen = to_features(x, self.space, torch.float32)
+        return torch.cat([functional.relu(self.net(part)) for part in seen.split(500)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Unnormalised log-probabilities, ``(n, classes)``."""
+        return self.last(self.features(x))
+
+
+def cache() -> Path:
+    """Where classifiers are kept: COMPOSE_CACHE, else ``~/.cache/compose``."""
+    return Path(os.environ.get("COMPOSE_CACHE") or Path.home() / ".cache" / "compose")
+
+
+def _kept(source: Source) -> Classifier:
+    """The classifier of a data set: read, or trained and written."""
+    from safetensors.torch import load_file, save
+
+    assert source.condition is not None
+    file = cache() / f"classifier-{VERSION}-{source.digest}.safetensors"
+    net = Classifier(source.space, source.condition.size)
+    if file.is_file():
+        net.load_state_dict(load_file(file))
+        return net.eval().requires_grad_(False)
+    net = _trained(source)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(file, save(net.state_dict()))
+    return net
+
+
+def _trained(source: Source) -> Classifier:
+    assert source.condition is not None
+    with random.region(0, "classifier"):
+        net = Classifier(source.space, source.condition.size)
+        optimizer = torch.optim.AdamW(net.parameters(), lr=LR, weight_decay=1e-2)
+        falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
+        for step in range(STEPS):
+            index = torch.randint(len(source.train), (BATCH,))
+            x, y = source.train_batch(index, random.generator(0, "classifier", step))
+            assert y is not None
+            functional.cross_entropy(net(x), y).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            falling.step()
+    return net.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def _accuracy(net: Classifier, split: Split) -> float:
+    assert split.y is not None
+    return float((net(split.x).argmax(1) == split.y).double().mean())

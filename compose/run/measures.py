@@ -1,0 +1,216 @@
+"""Measures that need no likelihood: what samples a model gives, and how well they cover the data.
+
+Every family has them, those with a likelihood too.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from compose.core import random
+from compose.core.declare import NetPart, in_module
+from compose.core.model import ModelDensity
+from compose.data.planar import Gaussians
+from compose.data.source import Source
+from compose.data.stacked import Stacked
+from compose.data.toy import Toy
+from compose.recipe.check import model_slot
+from compose.recipe.recipe import Recipe
+from compose.run.features import Features, classifier, features
+from compose.run.sample import sample
+
+#: Samples that modes are counted in, and within how many standard deviations of a mean one is of high quality.
+MODE_SAMPLES, SIGMAS, MOST_MODES = 2500, 3.0, 100
+#: Samples that the modes of stacked images are counted in.
+STACKED_SAMPLES = 26_000
+TIMED = 500
+#: At most so many samples are set beside data, and sets drawn again to tell how far a distance is off by chance.
+COMPARED, BOOTSTRAPS = 5000, 100
+#: Beside fewer data nothing is told.
+FEWEST = 50
+
+Record = dict[str, Any]
+
+
+def measures(model: ModelDensity, recipe: Recipe, source: Source) -> Record:
+    """All measures that the data allow, each with what it was taken on.
+
+    Args:
+        model: In evaluation mode.
+        recipe: Whose data and evaluation seed they are.
+        source: Its data.
+    """
+    seed = recipe.evaluate.seed
+    found: Record = {"sampling": sampling(model, recipe, seed)}
+    if (known := features(recipe.data, source)) is not None:
+        seen, said = known
+        n = min(COMPARED, len(source.test), len(source.train))
+        if n >= FEWEST:
+            found["coverage"] = {**coverage(*_sets(model, source, seen, n, seed)), **said, "samples": n, "seed": seed}
+    if (counted := _modes(model, recipe, seed)) is not None:
+        found["modes"] = {**counted, "seed": seed}
+    return found
+
+
+@torch.no_grad()
+def _modes(model: ModelDensity, recipe: Recipe, seed: int) -> Record | None:
+    """How samples spread over the modes of data whose modes are known."""
+    density = recipe.data.density() if isinstance(recipe.data, Toy) else None
+    if isinstance(density, Gaussians) and len(density.centres) <= MOST_MODES:
+        x = sample(model, MODE_SAMPLES, seed)
+        return {**modes(x, density), "samples": MODE_SAMPLES, "within": f"{SIGMAS:g} sigma of one"}
+    if isinstance(recipe.data, Stacked) and (known := classifier(recipe.data.of)) is not None:
+        net, said = known
+        x = sample(model, STACKED_SAMPLES, seed).cpu()
+        classes = torch.stack([net(colour).argmax(1) for colour in x.split(1, 1)], 1)
+        return {**stacked_modes(classes, net.classes), **said, "samples": STACKED_SAMPLES}
+    return None
+
+
+@torch.no_grad()
+def _sets(model: ModelDensity, source: Source, seen: Features, n: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Features of test examples, of as many training examples, and of as many samples; float64."""
+    picked = torch.randperm(len(source.train), generator=random.generator(seed, "measures"))[:n]
+    train, _ = source.train_batch(picked, random.generator(seed, "measures", "noise", device=source.train.x.device))
+    drawn = sample(model, n, seed)
+    return tuple(seen(x).double().cpu() for x in (source.test.x[:n], train, drawn))  # type: ignore[return-value]
+
+
+def coverage(real: Tensor, other: Tensor, fake: Tensor, neighbours: int = 5) -> Record:
+    """How samples lie beside data, in features.
+
+    ``Frechet distance`` is that of two Gaussians of the same means and covariances, squared as is usual, with a 95 %
+    interval by 100 bootstraps; beside it stands the distance of the data from as many other data. Precision is the
+    share of samples within reach of the data, recall the share of data within reach of the samples, where an item
+    reaches as far as its 5th neighbour; density counts how many data reach a sample (a fifth of them), and coverage is
+    the share of data that reach one.
+
+    Args:
+        real: Features of data, ``(n, d)``, float64.
+        other: Of other data.
+        fake: Of samples.
+        neighbours: How far an item reaches.
+
+    Source: Heusel et al. 2017, arXiv:1706.08500; Kynkaanniemi et al. 2019, arXiv:1904.06991; Naeem et al. 2020,
+    arXiv:2002.09797.
+    """
+    pick = random.generator(0, "bootstrap")
+    again = [
+        frechet(*(each[torch.randint(len(each), (len(each),), generator=pick)] for each in (real, fake)))
+        for _ in range(BOOTSTRAPS)
+    ]
+    low, high = torch.tensor(again, dtype=torch.float64).quantile(torch.tensor([0.025, 0.975]).double()).tolist()
+    apart = torch.cdist(real, fake)
+    reach = torch.cdist(real, real).kthvalue(neighbours + 1, dim=1).values[:, None]
+    reached = torch.cdist(fake, fake).kthvalue(neighbours + 1, dim=1).values[None]
+    return {
+        "Frechet distance": frechet(real, fake),
+        "interval": [low, high],
+        "of real from real": frechet(real, other),
+        "precision": float((apart <= reach).any(0).double().mean()),
+        "recall": float((apart <= reached).any(1).double().mean()),
+        "density": float((apart <= reach).double().sum(0).mean() / neighbours),
+        "coverage": float((apart.min(1, keepdim=True).values <= reach).double().mean()),
+        "neighbours": neighbours,
+    }
+
+
+def frechet(a: Tensor, b: Tensor) -> float:
+    """``|m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2))`` of two sets of features, ``(n, d)``, by torchmetrics."""
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+    # Not the FID of the literature: that is of one network's features, and these are of another.
+    distance = FrechetInceptionDistance(feature=_AsTheyAre(a.shape[1]))
+    distance.update(a, real=True)
+    distance.update(b, real=False)
+    return float(distance.compute())
+
+
+class _AsTheyAre(nn.Module):
+    """Stands where torchmetrics wants a network: the features are there already.
+
+    Args:
+        num_features: How many.
+    """
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.num_features = num_features
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``x``."""
+        return x
+
+
+def sampling(model: ModelDensity, recipe: Recipe, seed: int) -> Record:
+    """Seconds and evaluations of networks that a sample takes, in a batch of 500."""
+    sample(model, TIMED, seed)
+    with _counted(model, recipe) as counts:
+        began = time.perf_counter()
+        sample(model, TIMED, seed)
+        seconds = time.perf_counter() - began
+    return {"seconds a sample": seconds / TIMED, "network evaluations": len(counts), "batch": TIMED}
+
+
+@contextmanager
+def _counted(model: ModelDensity, recipe: Recipe) -> Iterator[list[None]]:
+    """A list that grows by one with every evaluation of a declared network."""
+    calls: list[None] = []
+    space, labels = recipe.spaces()
+    walked = recipe.model.walk(model_slot(space, labels))
+    nets = [model.get_submodule(in_module(key)) for key, part, _ in walked if isinstance(part, NetPart)]
+    hooks = [net.register_forward_hook(lambda *_: calls.append(None)) for net in nets]
+    try:
+        yield calls
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def modes(x: Tensor, density: Gaussians) -> Record:
+    """How samples spread over the Gaussians of a mixture.
+
+    A sample is of high quality within 3 standard deviations of the nearest mean; a mode is found where one such sample
+    falls. ``reverse KL`` is ``KL(shares of the model, uniform)`` over the samples of high quality, in nats; none
+    without any.
+
+    Args:
+        x: Samples, ``(n, 2)``.
+        density: The mixture.
+
+    Source: Srivastava et al. 2017, arXiv:1705.07761; Lin et al. 2018, arXiv:1712.04086, section 4.1.
+    """
+    centres = torch.from_numpy(density.centres)
+    distance, nearest = torch.cdist(x.double().cpu(), centres).min(1)
+    good = distance <= SIGMAS * density.scale
+    shares = torch.bincount(nearest[good], minlength=len(centres)) / max(1, int(good.sum()))
+    return {
+        "found": int(nearest[good].unique().numel()),
+        "of": len(centres),
+        "high quality": float(good.double().mean()),
+        "reverse KL": float(torch.special.xlogy(shares, shares * len(centres)).sum()) if bool(good.any()) else None,
+    }
+
+
+def stacked_modes(classes: Tensor, of: int) -> Record:
+    """How stacks of three images spread over the modes, each a class for every channel.
+
+    Args:
+        classes: The class of each channel of each sample, ``(n, 3)``.
+        of: How many classes there are.
+
+    Source: Srivastava et al. 2017, arXiv:1705.07761, section 4.
+    """
+    index = (classes * of ** torch.arange(classes.shape[1])).sum(1)
+    shares = torch.bincount(index, minlength=of ** classes.shape[1]) / len(index)
+    return {
+        "found": int((shares > 0).sum()),
+        "of": len(shares),
+        "reverse KL": float(torch.special.xlogy(shares, shares * len(shares)).sum()),
+    }
