@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from compose.cli.options import Overrides, Plugins, RecipeRef, show, table
+from compose.core.kinds import Kind
 
 if TYPE_CHECKING:
     from compose.recipe.check import Checked
     from compose.recipe.equation import Equation
+
+IMPLICIT = "The model is implicit: it has samples, and no likelihood"
 
 
 def check(
@@ -48,14 +51,12 @@ def check(
         for line in draw(checked)
     ]
     kind = checked.recipe.model.kind(checked.slot)
-    show(
-        table(headers, rows, right=("parameters", "FLOPs")),
-        "",
-        f"L, the log weight of an example, is {_a(kind)}: {kind.promise}",
-    )
+    promise = IMPLICIT if kind is Kind.NONE else f"L, the log weight of an example, is {_a(kind)}: {kind.promise}"
+    show(table(headers, rows, right=("parameters", "FLOPs")), "", promise)
     if cost:
         parameters, flops = costs["model"]
-        show(f"{parameters} parameters; {flops} FLOPs for log_prob of one example (matrix products and convolutions)")
+        of = "one sample" if kind is Kind.NONE else "log_prob of one example"
+        show(f"{parameters} parameters; {flops} FLOPs for {of} (matrix products and convolutions)")
         if costs[""][0]:
             show(f"FLOPs were {costs[''][0]}")
 
@@ -115,6 +116,9 @@ def equation(
         run, recipe = run or Path(recipe), str(Path(recipe) / "recipe.yaml")
     checked = _checked(recipe, overrides)
     found = composed(checked)
+    if found.kind is Kind.NONE:
+        show(IMPLICIT)
+        return
     nats = {} if run is None else _nats(run, split, found)
     kind = found.kind
     show(found.text, *_where(found), "", found.latex, "", f"L is {_a(kind)}: {kind.promise}", "")

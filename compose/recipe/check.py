@@ -116,7 +116,7 @@ def candidates(role: str, slot: Slot) -> list[str]:
 
 def _fits_alone(role: str, name: str, slot: Slot) -> bool:
     declaration = registry.load(role, name)
-    if any(field.is_required() for field in declaration.model_fields.values()):
+    if declaration.needs_options():
         return False
     return not any(misfit for _, part, inner in declaration().walk(slot) for misfit in part.misfits(inner))
 
@@ -199,8 +199,8 @@ def _training(form: Form, space: Space, labels: Codes | None) -> Iterator[_Findi
     """What is wrong with the phases: parts to train that do not exist, objectives that do not suit the model."""
     model = form.recipe.model
     parts = {in_recipe(key) for key, _, _ in model.walk(model_slot(space, labels), "model")}
-    slot = Slot("objective", space, labels=labels, model=model)
     for i, phase in enumerate(form.recipe.train):
+        slot = Slot("objective", space, labels=labels, model=model, batch=phase.batch_size)
         for j, player in enumerate(phase.players):
             at: KeyPath = ("train", i, "players", j)
             for k, path in enumerate(player.trains):
@@ -209,8 +209,9 @@ def _training(form: Form, space: Space, labels: Codes | None) -> Iterator[_Findi
                     yield _Finding(form.written((*at, "trains", k)), message, partial(_known, parts))
             for k, term in enumerate(player.objectives if ("model",) not in form.guessed else ()):
                 inner = (*at, "objectives", k, "objective")
-                for misfit in term.objective.misfits(slot):
-                    yield _finding(form, inner, term.objective, slot, misfit)
+                for key, part, place in term.objective.walk(slot):
+                    for misfit in part.misfits(place):
+                        yield _finding(form, (*inner, *_steps(in_recipe(key))), part, place, misfit)
         yield from _claims(form, phase, ("train", i, "players"), parts)
 
 

@@ -18,13 +18,14 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from compose.core.declare import in_module, in_recipe
+from compose.core.kinds import Kind
 from compose.core.model import ModelDensity
 from compose.core.spaces import Codes, Space
 from compose.recipe.build import build_model
 from compose.recipe.check import Checked
 
 #: The methods by which models use their parts.
-_CALLS = ("forward", "infer", "log_prob", "rsample_and_log_prob", "gaussian", "expected_log_prob")
+_CALLS = ("forward", "infer", "generate", "sample", "log_prob", "rsample_and_log_prob", "gaussian", "expected_log_prob")
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,9 @@ class Cost:
         path: Its key path; ``model`` is the whole.
         part: Its name in recipes.
         parameters: How many numbers are trained.
-        flops: Operations of matrix products and convolutions in ``log_prob`` of one example; a product and a sum
-            count as two. What a part does with what another one lends it, it pays itself.
+        flops: Operations of matrix products and convolutions in ``log_prob`` of one example, or without a likelihood
+            in one sample; a product and a sum count as two. What a part does with what another one lends it, it pays
+            itself.
     """
 
     path: str
@@ -107,7 +109,10 @@ def _flops(model: ModelDensity, checked: Checked, device: str) -> dict[str, int]
         for key, _, _ in checked.recipe.model.walk(checked.slot):
             if key:
                 meter.watch(model.get_submodule(in_module(key)), in_module(key))
-        model.log_prob(x, c)
+        if model.kind is Kind.NONE:
+            model.sample(1, c)
+        else:
+            model.log_prob(x, c)
         meter.charge()
     return meter.spent
 

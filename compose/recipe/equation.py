@@ -88,7 +88,12 @@ def latent(depth: int, i: int) -> str:
 def _equation(
     model: Model, slot: Slot, path: str, left: Formula, x: str, given: tuple[str, ...], depth: int = 0
 ) -> Equation:
-    """The equation of a model at ``path`` whose datum is called ``x``; ``given`` is what conditions it."""
+    """The equation of a model at ``path`` whose datum is called ``x``; ``given`` is what conditions it.
+
+    Without terms where the model has no likelihood.
+    """
+    if model.kind(slot) is Kind.NONE:
+        return Equation(left, (), Kind.NONE)
     found = list(_terms(model, slot, path, x, given, depth))
     where = tuple(inner for _, inner in found if inner is not None)
     return Equation(left, tuple(term for term, _ in found), model.kind(slot), where)

@@ -41,6 +41,8 @@ def _checked(model: dict[str, Any], labels: bool = False) -> Checked:
 
 def _names_of_the_built(checked: Checked) -> list[str]:
     model = build_model(checked.recipe.model, checked.space, checked.labels)
+    if model.kind is Kind.NONE:
+        return []
     x = torch.zeros(2, *checked.space.shape, dtype=torch.long if isinstance(checked.space, Codes) else None)
     c = None if checked.labels is None else torch.zeros(2, dtype=torch.long)
     return list(model.evaluate_terms(x, c).terms)
