@@ -18,7 +18,7 @@ from compose.testing.integrals import DRAWS, expectation
 from compose.testing.noise import Tape
 from compose.verification.evidence import evidence
 from compose.verification.report import Finding, sums, unchecked
-from compose.verification.tiny import MODES, Tiny
+from compose.verification.tiny import IMPLICIT, MODES, Tiny
 
 EXACT = 1e-6
 #: Standard errors that a sound mean is never off by: once in 2e9 draws of it.
@@ -31,7 +31,9 @@ TOO_WIDE = "too much noise to integrate out, and by drawing it the sum is too wi
 def total_mass(tiny: Tiny) -> Iterator[Finding]:
     """Over all data the probability adds up to 1: no term is missing, none is counted twice, none has a wrong sign."""
     kind, of = tiny.model.kind, f"sum over {tiny.space} of E exp L"
-    if not tiny.summable:
+    if not tiny.scored:
+        yield unchecked(of, IMPLICIT)
+    elif not tiny.summable:
         yield unchecked(of, tiny.why_uncountable)
     elif kind <= Kind.WEIGHT and tiny.measured is None:
         yield unchecked(of, TOO_WIDE)
@@ -61,7 +63,10 @@ def _below_the_evidence(tiny: Tiny) -> Iterator[Finding]:
 def samples(tiny: Tiny) -> Iterator[Finding]:
     """What the model draws is what it scores."""
     of = f"{DRAWS} draws"
-    if not tiny.summable:
+    if not tiny.scored:
+        tiny.space.check(tiny.model.sample(DRAWS, tiny.label(DRAWS)))
+        yield unchecked(of, IMPLICIT)
+    elif not tiny.summable:
         yield unchecked(of, tiny.why_uncountable)
     elif tiny.model.kind <= Kind.WEIGHT and tiny.measured is None:
         yield unchecked(of, TOO_WIDE)
@@ -75,6 +80,8 @@ def samples(tiny: Tiny) -> Iterator[Finding]:
 @sums
 def closed_forms(tiny: Tiny) -> Iterator[Finding]:
     """The L that training uses, with terms in closed form, has the same expectation as the L that is evaluated."""
+    if not tiny.scored:
+        yield unchecked("E L in mode kl, against mode path", IMPLICIT)
     if not 0 < tiny.noise <= 2:
         return
     tape, found = Tape(), []

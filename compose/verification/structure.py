@@ -11,7 +11,7 @@ from compose.core import registry
 from compose.core.declare import Slot
 from compose.core.kinds import Kind
 from compose.core.model import ModelDensity
-from compose.core.roles import DensityPart, Stage
+from compose.core.roles import DensityPart, Stage, to_features
 from compose.core.spaces import Codes, Real
 from compose.data.source import Split
 from compose.run.evaluate import score
@@ -75,17 +75,19 @@ def _log_jacobian(stage: Stage, row: Tensor, label: Tensor | None) -> Tensor:
 
 @check
 def rows(tiny: Tiny) -> Iterator[Finding]:
-    """The score of an example depends neither on the examples beside it nor on how the work is cut into chunks."""
+    """The score of an example, or a sample, depends neither on those beside it nor on how the work is cut."""
     model = tiny.build()
     x, c = tiny.data(ROWS)
     tape = Tape()
     with torch.no_grad(), tape.record():
-        together = model.log_prob(x, c)
+        together = tiny.computed(model, x, c)
     off = 0.0
     for some in (torch.randperm(len(x)), torch.tensor([3]), torch.arange(5, 12)):
         with torch.no_grad(), tape.play(some):
-            off = max(off, apart(model.log_prob(x[some], None if c is None else c[some]), together[some]))
+            off = max(off, apart(tiny.computed(model, x[some], None if c is None else c[some]), together[some]))
     yield Finding("alone, against in a batch", off, 1e-9, f"off by {off:.2g} at most, relative")
+    if not tiny.scored:
+        return
     once, again = (score(model, Split(x, c), 2, tiny.seed, rows=size).elbo for size in (1000, 5))
     yield Finding(
         "chunks of 5 rows, against 1000", apart(again, once), 1e-6, f"off by {apart(again, once):.2g} at most"
@@ -105,7 +107,7 @@ def training_mode(tiny: Tiny) -> Iterator[Finding]:
     for training in (False, True):
         model = tiny.build(training=training)
         with torch.no_grad(), tape.run():
-            found.append(model.log_prob(x, c))
+            found.append(tiny.computed(model, x, c))
     yield Finding(of, apart(found[1], found[0]), 1e-12, f"off by {apart(found[1], found[0]):.2g} at most")
 
 
@@ -130,7 +132,7 @@ def _inexact(slot: Slot) -> Iterator[DensityPart]:
     for name in registry.names("density"):
         declared = registry.load("density", name)
         assert issubclass(declared, DensityPart)
-        if any(field.is_required() for field in declared.model_fields.values()):
+        if declared.needs_options():
             continue
         forms = [{}, {"stages": ["latent"]}] if name == "model" else [{}]
         for part in map(declared.model_validate, forms):
@@ -147,7 +149,28 @@ def _flat(model: ModelDensity) -> list[Stage]:
 def _stages(tiny: Tiny) -> Iterator[tuple[str, Stage, Tensor | None]]:
     """Every stage with its name, and labels for it."""
     for i, stage in enumerate(_flat(tiny.model), 1):
+        if stage.implicit:
+            continue
         yield f"stage {i}", stage, tiny.label(ROWS) if tiny.model.by_label else None
 
 
-CHECKS = (round_trip, log_dets, rows, training_mode, polarity)
+@check
+def rounding(tiny: Tiny) -> Iterator[Finding]:
+    """What an implicit model samples is what its critics see of it: the same item, rounded to levels."""
+    if tiny.scored:
+        return
+    model, space, tape = tiny.build(), tiny.space, Tape()
+    x, c = tiny.data(12 * ROWS)
+    with torch.no_grad(), tape.run():
+        _, seen = model.meet(x, c)
+    with tape.play():
+        drawn = model.sample(len(x), c)
+    space.check(drawn)
+    off, half = apart(to_features(drawn, space, seen.dtype), seen), 0.0
+    if isinstance(space, Codes):
+        space.check_values(drawn)
+        half = 0.5 / (space.size - 1)
+    yield Finding("samples, against what a critic sees", off, half + 1e-9, f"off by {off:.2g} at most")
+
+
+CHECKS = (round_trip, log_dets, rows, training_mode, rounding, polarity)

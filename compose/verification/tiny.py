@@ -13,6 +13,7 @@ from torch import Tensor
 
 from compose.core import random
 from compose.core.declare import Part, Slot
+from compose.core.kinds import Kind
 from compose.core.model import ModelDensity
 from compose.core.roles import Mode, StagePart
 from compose.core.spaces import Codes, Real, Space
@@ -42,6 +43,8 @@ MODES: tuple[Mode, ...] = ("path", "kl")
 #: Where shaken weights take a draw at most, beside which integrals would lose mass.
 FAR = 25.0
 FAR_DRAWS = 4000
+#: Why nothing about L is checked of a model without one.
+IMPLICIT = "the model is implicit, so there is no L"
 
 
 @dataclass(frozen=True)
@@ -142,9 +145,27 @@ class Tiny:
         """L of each row, in nats."""
         return self.model.log_prob(x, self.label(len(x)), mode)
 
+    def computed(self, model: ModelDensity, x: Tensor, c: Tensor | None, mode: Mode = "path") -> Tensor:
+        """A number of each row that says what the model computes: L, or without a likelihood a sum over what it draws.
+
+        Args:
+            model: One of this declaration.
+            x: Data; without a likelihood only their number counts.
+            c: Labels.
+            mode: As of ``log_prob``.
+        """
+        return model.log_prob(x, c, mode) if self.scored else model.meet(x, c)[1].flatten(1).sum(1)
+
+    @property
+    def scored(self) -> bool:
+        """Whether the model has a likelihood."""
+        return self.part.kind(self.slot) is not Kind.NONE
+
     @cached_property
     def noise(self) -> int:
         """How many numbers are drawn to score a row."""
+        if not self.scored:
+            return 0
         model, x = self.model, self.items[:1]
         return sum(NoiseOf.found(lambda some: model.log_prob(some, self.label(len(some))), x).sizes)
 
