@@ -18,6 +18,13 @@ if TYPE_CHECKING:
 #: Entries of a protocol that say how a score was estimated, not of what: -ELBO compares across them, NLL does not.
 ESTIMATE = ("kind", "mode", "K", "evaluation seed")
 
+#: What is measured on samples, and what says how.
+MEASURES = {
+    "coverage": ("Frechet distance", "precision", "recall", "density", "coverage"),
+    "modes": ("found", "high quality", "reverse KL"),
+}
+MEASURED_BY = ("features", "classifier", "samples", "neighbours", "within", "of", "seed")
+
 Either = Annotated[str, typer.Argument(help="A run directory, a recipe file, or the name of a shipped recipe.")]
 
 
@@ -46,6 +53,20 @@ def diff(a: Either, b: Either, plugin: Plugins = None) -> None:
     assert first is not None and second is not None and scores[0] is not None and scores[1] is not None
     for split in [split for split in scores[0]["splits"] if split in scores[1]["splits"]]:
         _ledger(split, (a, b), (scores[0]["splits"][split], scores[1]["splits"][split]), (first, second))
+    rows = list(_measures(*(each.get("measures", {}) for each in scores)))
+    if rows:
+        show("", table(["samples", a, b], rows, right=(a, b)))
+
+
+def _measures(a: dict[str, Any], b: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """What was measured on both runs' samples, in the same way, side by side."""
+    for group, keys in MEASURES.items():
+        one, other = a.get(group), b.get(group)
+        if one is None or other is None or any(one.get(key) != other.get(key) for key in MEASURED_BY):
+            continue
+        for key in keys:
+            if key in one and key in other:
+                yield key, *(_number(each[key], 0 if key == "found" else 4) for each in (one, other))
 
 
 def changes(a: Recipe, b: Recipe) -> Iterator[tuple[str, str, str]]:

@@ -264,3 +264,13 @@ def test_a_critic_that_tells_all_apart_is_told(go, tmp_path: Path, every_step):
 
 def test_without_a_critic_nothing_is_told(trained: Run):
     assert trained.scores()["warnings"] == []
+
+
+def test_two_runs_are_set_side_by_side_by_their_samples(go, tmp_path: Path):
+    from compose.cli.compare import _measures
+
+    one, other = (go(gan(seed), tmp_path / f"run{i}").scores()["measures"] for i, seed in enumerate(({}, {"pac": 2})))
+    rows = {key: values for key, *values in _measures(one, other)}
+    assert rows["found"] == [str(each["modes"]["found"]) for each in (one, other)]
+    assert rows["precision"] == [f"{each['coverage']['precision']:.4f}" for each in (one, other)]
+    assert list(_measures(one, {**other, "modes": {**other["modes"], "samples": 7}}))[-1][0] == "coverage"
