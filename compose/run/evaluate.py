@@ -134,7 +134,7 @@ def evaluate(
     draws = draws_allowed(model, recipe.evaluate.samples, samples)
     with counting("evaluating", sum(map(len, chosen.values())) * draws, progress) as tick:
         found = {name: score(model, split, draws, recipe.evaluate.seed, rows, tick) for name, split in chosen.items()}
-    measured = measures(model, recipe, source)
+    measured = measures(model, recipe, source, progress)
     scores = {
         "kind": str(model.kind),
         "promise": model.kind.promise,

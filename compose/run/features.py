@@ -23,31 +23,33 @@ from compose.data.source import Source, Split
 from compose.nets.conv import Conv, ConvNet, grid
 from compose.nets.mlp import MLPNet
 from compose.run.directory import write_bytes
+from compose.run.progress import counting
 
 WIDTH = 64
-STEPS, BATCH, LR = 1500, 128, 2e-3
+STEPS, BATCH, LR = 800, 128, 2e-3
 VERSION = 1
 
 Features = Callable[[Tensor], Tensor]
 
 
-def features(data: DataPart, source: Source) -> tuple[Features, dict[str, Any]] | None:
+def features(data: DataPart, source: Source, progress: bool = False) -> tuple[Features, dict[str, Any]] | None:
     """Maps items to at most 64 numbers, and what there is to say of how; none where there is nothing to compare by.
 
     Args:
         data: The declaration of the data.
         source: The data as the model sees them.
+        progress: Whether to draw a bar while a classifier is trained.
     """
     if isinstance(source.space, Real) and source.space.dim <= WIDTH:
         return lambda x: x.flatten(1), {"features": f"the {source.space.dim} numbers themselves"}
-    if (known := classifier(data)) is None:
+    if (known := classifier(data, progress)) is None:
         return None
     net, said = known
     net = net.to(source.train.x.device)
     return net.features, {"features": f"{WIDTH} numbers of a classifier", **said}
 
 
-def classifier(data: DataPart) -> tuple[Classifier, dict[str, Any]] | None:
+def classifier(data: DataPart, progress: bool = False) -> tuple[Classifier, dict[str, Any]] | None:
     """A classifier of a data set, trained or read, and what is to be said of it; none where examples have no class."""
     if "labels" not in type(data).model_fields:
         return None
@@ -58,7 +60,7 @@ def classifier(data: DataPart) -> tuple[Classifier, dict[str, Any]] | None:
     assert isinstance(labelled, Source)
     if labelled.condition is None or labelled.train.y is None or labelled.validation.y is None:
         return None
-    net = _kept(labelled)
+    net = _kept(labelled, progress)
     said = {"classifier": f"version {VERSION}, data digest {labelled.digest}"}
     return net, {**said, "classifier accuracy": _accuracy(net, labelled.validation), "on": "validation"}
 
@@ -75,8 +77,10 @@ class Classifier(nn.Module):
         super().__init__()
         self.space, self.classes = space, classes
         takes, gives = as_real(space), Real((WIDTH,))
-        small = ConvNet(takes, gives, Conv(channels=16)) if grid(takes) and min(grid(takes)) >= 8 else None
-        self.net = small or MLPNet(takes, gives, [256], "relu")
+        side = min(grid(takes), default=0)
+        # Small images would have nothing left after two halvings.
+        options = Conv(channels=32, halvings=1 if side < 16 else 2)
+        self.net = ConvNet(takes, gives, options) if side >= 8 else MLPNet(takes, gives, [256], "relu")
         self.last = nn.Linear(WIDTH, classes)
 
     def features(self, x: Tensor) -> Tensor:
@@ -94,7 +98,7 @@ def cache() -> Path:
     return Path(os.environ.get("COMPOSE_CACHE") or Path.home() / ".cache" / "compose")
 
 
-def _kept(source: Source) -> Classifier:
+def _kept(source: Source, progress: bool) -> Classifier:
     """The classifier of a data set: read, or trained and written."""
     from safetensors.torch import load_file, save
 
@@ -104,15 +108,16 @@ def _kept(source: Source) -> Classifier:
     if file.is_file():
         net.load_state_dict(load_file(file))
         return net.eval().requires_grad_(False)
-    net = _trained(source)
+    net = _trained(source, progress)
     file.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(file, save(net.state_dict()))
     return net
 
 
-def _trained(source: Source) -> Classifier:
+def _trained(source: Source, progress: bool = False) -> Classifier:
     assert source.condition is not None
-    with random.region(0, "classifier"):
+    title = "training what samples are compared by, once for these data"
+    with random.region(0, "classifier"), counting(title, STEPS, progress) as tick:
         net = Classifier(source.space, source.condition.size)
         optimizer = torch.optim.AdamW(net.parameters(), lr=LR, weight_decay=1e-2)
         falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
@@ -120,11 +125,19 @@ def _trained(source: Source) -> Classifier:
             index = torch.randint(len(source.train), (BATCH,))
             x, y = source.train_batch(index, random.generator(0, "classifier", step))
             assert y is not None
-            functional.cross_entropy(net(x), y).backward()
+            functional.cross_entropy(net(_shifted(x) if grid(as_real(source.space)) else x), y).backward()
             optimizer.step()
             optimizer.zero_grad()
             falling.step()
+            tick(1)
     return net.eval().requires_grad_(False)
+
+
+def _shifted(x: Tensor) -> Tensor:
+    """Images moved by a pixel at most, with 0 coming in: they are of the same class, and there are more of them."""
+    down, right = torch.randint(-1, 2, (2,)).tolist()
+    moved = torch.roll(functional.pad(x, (1, 1, 1, 1)), (down, right), (-2, -1))
+    return moved[..., 1:-1, 1:-1]
 
 
 @torch.no_grad()

@@ -38,34 +38,35 @@ FEWEST = 50
 Record = dict[str, Any]
 
 
-def measures(model: ModelDensity, recipe: Recipe, source: Source) -> Record:
+def measures(model: ModelDensity, recipe: Recipe, source: Source, progress: bool = False) -> Record:
     """All measures that the data allow, each with what it was taken on.
 
     Args:
         model: In evaluation mode.
         recipe: Whose data and evaluation seed they are.
         source: Its data.
+        progress: Whether to draw a bar while a classifier is trained.
     """
     seed = recipe.evaluate.seed
     found: Record = {"sampling": sampling(model, recipe, seed)}
-    if (known := features(recipe.data, source)) is not None:
+    if (known := features(recipe.data, source, progress)) is not None:
         seen, said = known
         n = min(COMPARED, len(source.test), len(source.train))
         if n >= FEWEST:
             found["coverage"] = {**coverage(*_sets(model, source, seen, n, seed)), **said, "samples": n, "seed": seed}
-    if (counted := _modes(model, recipe, seed)) is not None:
+    if (counted := _modes(model, recipe, seed, progress)) is not None:
         found["modes"] = {**counted, "seed": seed}
     return found
 
 
 @torch.no_grad()
-def _modes(model: ModelDensity, recipe: Recipe, seed: int) -> Record | None:
+def _modes(model: ModelDensity, recipe: Recipe, seed: int, progress: bool) -> Record | None:
     """How samples spread over the modes of data whose modes are known."""
     density = recipe.data.density() if isinstance(recipe.data, Toy) else None
     if isinstance(density, Gaussians) and len(density.centres) <= MOST_MODES:
         x = sample(model, MODE_SAMPLES, seed)
         return {**modes(x, density), "samples": MODE_SAMPLES, "within": f"{SIGMAS:g} sigma of one"}
-    if isinstance(recipe.data, Stacked) and (known := classifier(recipe.data.of)) is not None:
+    if isinstance(recipe.data, Stacked) and (known := classifier(recipe.data.of, progress)) is not None:
         net, said = known
         x = sample(model, STACKED_SAMPLES, seed).cpu()
         classes = torch.stack([net(colour).argmax(1) for colour in x.split(1, 1)], 1)
