@@ -53,9 +53,9 @@ def diff(a: Either, b: Either, plugin: Plugins = None) -> None:
     assert first is not None and second is not None and scores[0] is not None and scores[1] is not None
     for split in [split for split in scores[0]["splits"] if split in scores[1]["splits"]]:
         _ledger(split, (a, b), (scores[0]["splits"][split], scores[1]["splits"][split]), (first, second))
-    rows = list(_measures(*(each.get("measures", {}) for each in scores)))
-    if rows:
-        show("", table(["samples", a, b], rows, right=(a, b)))
+    measured = list(_measures(scores[0].get("measures", {}), scores[1].get("measures", {})))
+    if measured:
+        show("", table(["samples", a, b], measured, right=(a, b)))
 
 
 def _measures(a: dict[str, Any], b: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
@@ -66,7 +66,8 @@ def _measures(a: dict[str, Any], b: dict[str, Any]) -> Iterator[tuple[str, str, 
             continue
         for key in keys:
             if key in one and key in other:
-                yield key, *(_number(each[key], 0 if key == "found" else 4) for each in (one, other))
+                digits = 0 if key == "found" else 4
+                yield key, _number(one[key], digits), _number(other[key], digits)
 
 
 def changes(a: Recipe, b: Recipe) -> Iterator[tuple[str, str, str]]:
