@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ from compose.run.progress import counting
 
 WIDTH = 64
 STEPS, BATCH, LR = 800, 128, 2e-3
-VERSION = 1
+#: Of net and training; what is kept under another is left alone.
+VERSION = 2
 
 Features = Callable[[Tensor], Tensor]
 
@@ -100,12 +102,14 @@ def cache() -> Path:
 
 def _kept(source: Source, progress: bool) -> Classifier:
     """The classifier of a data set: read, or trained and written."""
+    from safetensors import SafetensorError
     from safetensors.torch import load_file, save
 
     assert source.condition is not None
     file = cache() / f"classifier-{VERSION}-{source.digest}.safetensors"
     net = Classifier(source.space, source.condition.size)
-    if file.is_file():
+    # A file that is cut short, or of another net, is made anew.
+    with suppress(OSError, RuntimeError, SafetensorError):
         net.load_state_dict(load_file(file))
         return net.eval().requires_grad_(False)
     net = _trained(source, progress)
