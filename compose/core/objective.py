@@ -26,7 +26,7 @@ class Loss(NamedTuple):
 class Objective(nn.Module):
     """Turns a batch into a loss; critics and other helpers of training live here, never in the model.
 
-    An objective that ``rivals`` its player has weights of its own, which descend on ``rival_loss`` before each step of
+    An objective with a ``rival`` has weights of its own, which descend on ``rival_loss`` before each step of
     the player, by an optimizer of their own. They are kept in checkpoints, and leave with the training.
     """
 

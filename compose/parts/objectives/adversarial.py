@@ -14,6 +14,7 @@ from torch.nn import functional
 from torch.nn.utils.parametrizations import spectral_norm
 
 from compose.core.declare import MAPPING, Misfit, ObjectivePart, Part, Slot, as_real, part_field
+from compose.core.kinds import Kind
 from compose.core.objective import Loss, Objective
 from compose.core.optimizer import Optimizer
 from compose.core.random import standard_normal, uniform
@@ -104,7 +105,7 @@ class Adversarial(ObjectivePart):
                     key="at",
                     swap=False,
                 )
-            if i < index and stage.kind(place).name == "NONE":
+            if i < index and stage.kind(place) is Kind.NONE:
                 yield Misfit(
                     f"'{self.type}' at {self.at} looks at what comes up, and no way leads up through stage {i + 1}, "
                     f"'{stage.type}'; at x it would do.",
