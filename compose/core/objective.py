@@ -32,6 +32,8 @@ class Objective(nn.Module):
 
     #: How the weights of a rival descend; none where there is none.
     rival: Optimizer | None = None
+    #: What it is called in logs.
+    rival_name: str = "rival"
     #: Steps of the rival before each of its player.
     rival_steps: int = 1
     #: Whether its weight follows the player's other objectives: their gradient at ``balanced_at`` by its own.

@@ -7,6 +7,7 @@ guessed, the types are checked in several worlds, and only what is wrong in all 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -171,7 +172,8 @@ def _data(form: Form, world: int) -> tuple[Space, Codes | None, str]:
 
 def _findings(form: Form, world: int) -> list[_Finding]:
     space, labels, trouble = _data(form, world)
-    found = [*_misfits(form, model_slot(space, labels)), *_training(form, space, labels)]
+    found = list(_misfits(form, model_slot(space, labels)))
+    found += [*_training(form, space, labels), *(_idle(form, space, labels) if not (found or form.faults) else ())]
     if trouble and not any(path[:1] == ("data",) for path in form.faults):
         found.append(_Finding(("data",), trouble))
     first = {each.at: each for each in reversed(found) if form.judged(each.at)}
@@ -213,6 +215,29 @@ def _training(form: Form, space: Space, labels: Codes | None) -> Iterator[_Findi
                     for misfit in part.misfits(place):
                         yield _finding(form, (*inner, *_steps(in_recipe(key))), part, place, misfit)
         yield from _claims(form, phase, ("train", i, "players"), parts)
+
+
+def _idle(form: Form, space: Space, labels: Codes | None) -> Iterator[_Finding]:
+    """Players whose parts own no parameter; of a model without a fault, since its parts have to be built for it."""
+    built: dict[str, list[tuple[Part, Slot]]] = {}
+    for key, part, slot in form.recipe.model.walk(model_slot(space, labels), "model"):
+        built.setdefault(in_recipe(key), []).append((part, slot))
+    for i, phase in enumerate(form.recipe.train):
+        for j, player in enumerate(phase.players):
+            if all(path in built and path != "model" and not _trainable(built[path]) for path in player.trains):
+                message = f"nothing to train: there is no parameter in {', '.join(player.trains)}."
+                hint = "Name a part with weights, or leave the player out."
+                yield _Finding(form.written(("train", i, "players", j, "trains")), message, partial(str, hint))
+
+
+def _trainable(parts: Sequence[tuple[Part, Slot]]) -> bool:
+    import torch
+
+    from compose.core.meta import without_memory
+
+    with without_memory(), torch.random.fork_rng(devices=[]):
+        # A module handed over in Python stays as it is.
+        return any(any(True for _ in copy.deepcopy(part).build(slot).parameters()) for part, slot in parts)
 
 
 def _in_guess(form: Form, path: str) -> bool:

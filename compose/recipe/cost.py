@@ -1,14 +1,12 @@
 """What a recipe's model costs: parameters and floating-point operations of each part, before any weight exists.
 
-The model is built as always, but every parameter goes to torch's meta device as it is registered: it then has a shape
-and no memory. Buffers stay real until the build is done, since some layers index with them.
+The model is built as always, but its parameters have no memory; buffers stay real until the build is done.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import wraps
 from typing import Any
@@ -19,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from compose.core.declare import in_module, in_recipe
 from compose.core.kinds import Kind
+from compose.core.meta import without_memory
 from compose.core.model import ModelDensity
 from compose.core.spaces import Codes, Space
 from compose.recipe.build import build_model
@@ -62,7 +61,7 @@ class Costs:
 
 def cost(checked: Checked) -> Costs:
     """Counts the model of a recipe that was checked and has no fault."""
-    with _without_memory():
+    with without_memory():
         model = _build(checked)
     note = ""
     try:
@@ -84,19 +83,6 @@ def cost(checked: Checked) -> Costs:
 def _build(checked: Checked) -> ModelDensity:
     # A module handed over in Python stays as it is.
     return build_model(copy.deepcopy(checked.recipe.model), checked.space, checked.labels)
-
-
-@contextmanager
-def _without_memory() -> Iterator[None]:
-    # torch takes what a hook returns, though its annotation has none.
-    def to_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> Any:
-        return None if parameter is None else nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad)
-
-    handle = nn.modules.module.register_module_parameter_registration_hook(to_meta)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 def _flops(model: ModelDensity, checked: Checked, device: str) -> dict[str, int]:

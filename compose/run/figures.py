@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from einops import rearrange
 from torch import Tensor
 
 from compose.core import random
 from compose.core.kinds import Kind
 from compose.core.model import ModelDensity
-from compose.core.spaces import Codes, Space
+from compose.core.spaces import Space
 from compose.data.source import Source
 from compose.run.directory import Run
+from compose.run.pixels import tiled
 from compose.run.plane import POINTS, is_plane, save_plane
 from compose.run.sample import sample
+from compose.run.snapshots import save_over_training
 
 SIDE = 320
 GRID, SHOWN, COLUMNS = 64, 32, 8
-NOT_NATS = {"phase", "player", "step", "lr", "skipped", "seconds"}
+NOT_NATS = ("phase", "player", "step", "lr", "skipped", "seconds", "gradient norm", "accuracy", "slope", "r1", "r2")
 
 
 def save_samples(
@@ -59,32 +58,11 @@ def save_grid(x: Tensor, space: Space, path: str | Path, columns: int | None = N
     """
     from PIL import Image
 
-    images = _unit(x, space)
-    n = len(images)
-    columns = columns or math.ceil(math.sqrt(n))
-    rows = math.ceil(n / columns)
-    blank = torch.ones(rows * columns - n, *images.shape[1:])
-    framed = torch.nn.functional.pad(torch.cat([images, blank]), (0, 1, 0, 1), value=0.5)
-    picture = rearrange(framed, "(r c) k h w -> (r h) (c w) k", c=columns)
-    pixels = (picture * 255).round().to(torch.uint8).expand(-1, -1, 3).contiguous().numpy()
-    image = Image.fromarray(pixels)
+    image = Image.fromarray(tiled(x, space, columns).numpy())
     scale = max(1, SIDE // max(1, min(image.size)))
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST).save(path)
     return Path(path)
-
-
-def _unit(x: Tensor, space: Space) -> Tensor:
-    x = x.detach().cpu().float()
-    if isinstance(space, Codes):
-        x = x / (space.size - 1)
-    else:
-        # A few far numbers, as samples have them, would leave the rest without contrast.
-        low, high = np.quantile(x.numpy(), [0.005, 0.995])
-        x = (x - low) / max(high - low, 1e-9)
-    if x.dim() != 4 or x.shape[1] not in (1, 3):
-        x = x.reshape(len(x), 1, 1, -1)
-    return x.clamp(0, 1)
 
 
 def draw(run: Run) -> list[Path]:
@@ -93,6 +71,8 @@ def draw(run: Run) -> list[Path]:
     pictures = [save_samples(run, run.figures / "samples.png")]
     if len(model.stages) and model.kind is not Kind.NONE and not is_plane(model.space):
         pictures.append(_reconstructions(model, source, run.figures / "reconstructions.png"))
+    if (training := save_over_training(run, source.train.x, model.space)) is not None:
+        pictures.append(training)
     return [*pictures, curve(run)]
 
 
@@ -138,7 +118,7 @@ def _curves(lines: list[dict[str, Any]]) -> dict[str, tuple[list[int], list[floa
     for line in lines:
         before = sum(end for phase, end in ends.items() if phase < line["phase"])
         player = f" of player {line['player']}" if "player" in line else ""
-        for name in (name for name, value in line.items() if name not in NOT_NATS and value is not None):
+        for name in (name for name, value in line.items() if not name.endswith(NOT_NATS) and value is not None):
             steps, values = found.setdefault(name + player, ([], []))
             steps.append(before + line["step"])
             values.append(line[name])

@@ -42,7 +42,7 @@ def save_plane(x: Tensor, model: ModelDensity, data: Tensor, path: str | Path) -
 
     figure = Figure(figsize=(12, 4.2), layout="constrained")
     panels: list[Axes] = list(figure.subplots(1, 3))
-    window = _window(data)
+    window = span(data)
     exact = model.kind is Kind.EXACT and model.condition is None
     for axes, points, title in ((panels[0], data, "training data"), (panels[2], x, "samples")):
         shown = points[:POINTS].cpu().numpy()
@@ -58,7 +58,7 @@ def save_plane(x: Tensor, model: ModelDensity, data: Tensor, path: str | Path) -
     return Path(path)
 
 
-def _window(data: Tensor) -> Window:
+def span(data: Tensor) -> Window:
     """What the data span, and a tenth more on each side."""
     low, high = data.min(0).values, data.max(0).values
     margin = 0.1 * (high - low).clamp_min(1e-3)

@@ -30,7 +30,11 @@ class Descent:
         options: How.
         clip: Largest norm of the gradient; none to leave it.
         skipped: How many of its steps were skipped before.
+
+    ``norm`` is that of the last gradient, before it was clipped.
     """
+
+    norm: Tensor
 
     def __init__(
         self, parameters: list[nn.Parameter], options: Optimizer, clip: float | None = None, skipped: int = 0
@@ -56,7 +60,7 @@ class Descent:
             step: Steps taken in this phase.
             loss: The loss on the whole batch, over all devices, so that all of them decide alike.
         """
-        norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        norm = self.norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
         skipped = (~torch.isfinite(loss + norm)).float()
         self.skips.add(step, skipped)
         if self.clip is not None:

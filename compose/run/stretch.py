@@ -27,6 +27,7 @@ from compose.run.log import Log
 from compose.run.player import Actor, Rival, part
 from compose.run.progress import Display
 from compose.run.skips import IN_A_ROW
+from compose.run.snapshots import keep_snapshot
 
 if TYPE_CHECKING:
     from compose.run.loop import Loop
@@ -132,7 +133,7 @@ class Stretch:
             if actor.average is not None:
                 actor.average.update_parameters(self.model)
             if (step + 1) % self.log_every == 0 or step == 0:
-                self._report(j, loss, rate, [rival for rival in rivals if rival is not None])
+                self._report(j, loss, rate, rivals)
         self._stop_if_hopeless()
 
     def _rival_step(self, player: int, index: int, x: Tensor, c: Tensor | None, step: int) -> Loss | None:
@@ -171,22 +172,24 @@ class Stretch:
             seconds = float(self._shared(torch.tensor(seconds, device=self.fabric.device)))
         self.at["seconds"] += seconds
 
-    def _report(self, player: int, loss: Loss, rate: float, rivals: list[Loss]) -> None:
+    def _report(self, player: int, loss: Loss, rate: float, rivals: list[Loss | None]) -> None:
         """Reads the device once: the loss, its views, what else was written down, and how many steps were skipped."""
         parts = rates_and_distortion(loss.ledger.terms) | loss.ledger.penalties | loss.ledger.diagnostics
-        for rival in rivals:
-            parts |= rival.ledger.diagnostics
+        actor = self.actors[player]
+        parts["gradient norm"] = actor.descent.norm
+        for rival, fought in zip(actor.rivals, rivals, strict=True):
+            if fought is not None:
+                parts |= fought.ledger.diagnostics | {f"{rival.objective.rival_name} gradient norm": rival.descent.norm}
         means = {name: value.detach().float().mean() for name, value in parts.items()}
         read = self._shared(torch.stack([loss.value.detach(), *means.values()])).tolist()
         values = dict(zip(["loss", *means], read, strict=True))
-        descents = self.actors[player].descents
-        for descent in descents:
+        for descent in actor.descents:
             descent.skips.read()
         others = {"player": player} if len(self.actors) > 1 else {}
-        skipped = sum(descent.skips.total for descent in descents)
+        skipped = sum(descent.skips.total for descent in actor.descents)
         others |= {"lr": rate, "skipped": skipped, "seconds": self.at["seconds"]}
         self.log.write(self.index, self.at["step"] + 1, **others, **values)
-        self.view.update(self.budget.done(), values)
+        self.view.update(self.budget.done(), {k: value for k, value in values.items() if not k.endswith("norm")})
 
     def _stop_if_hopeless(self) -> None:
         """Ends the training where ten steps in a row were not finite."""
@@ -229,6 +232,8 @@ class Stretch:
             if self.loop.first:
                 state.save_model(self.best, scored)
         self.at["seen"] = self.at["step"]
+        if not self.selects and self.loop.first:
+            keep_snapshot(self.loop.run, self.index, self.at["step"], scored)
         if not implicit:
             self.log.write(self.index, self.at["step"], **{"validation -ELBO": cost})
             self.view.note(f"step {self.at['step']:>6}   validation -ELBO {cost:.2f} nats")

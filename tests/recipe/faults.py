@@ -125,6 +125,10 @@ _TWO_PLAYERS = {
     "epochs": 2.5,
     "batch_size": 100,
 }
+_AFTER_TWO = {
+    **_TWO_PLAYERS,
+    "players": [{**_TWO_PLAYERS["players"][0], "trains": ["model.stages.2"]}, _TWO_PLAYERS["players"][1]],
+}
 
 BASES: dict[str, Data] = {
     "vae": {
@@ -147,7 +151,7 @@ BASES: dict[str, Data] = {
             "stages": ["dequantize", {"type": "standardize", "per": "item"}, _OVER_REALS],
             "prior": {"type": "mixture", "components": 7},
         },
-        "train": [{**_PHASE, "objective": "elbo", "validate_every": 10, "ema": 0.9}, _TWO_PLAYERS],
+        "train": [{**_PHASE, "objective": "elbo", "validate_every": 10, "ema": 0.9}, _AFTER_TWO],
         "evaluate": _SCORE,
     },
     "flow": {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from compose.core.errors import Fault, RecipeError
 from compose.nets.mlp import MLP
@@ -147,6 +148,19 @@ def test_what_to_train():
     first, second = text.split("\n")
     assert first == f"{place('model.priors')} train.0.trains.0: there is no part at 'model.priors' to train."
     assert second.startswith("    There is: model, model.prior, model.stages.0,")
+
+
+def test_a_player_trains_something():
+    text = said("steps: 10", "steps: 10, trains: [model.stages.0.posterior, model.stages.0.likelihood]")
+    first, second = text.split("\n")
+    assert first.startswith("r.yaml:") and first.endswith(
+        " train.0.trains: nothing to train: there is no parameter in "
+        "model.stages.0.posterior, model.stages.0.likelihood."
+    )
+    assert second == "    Name a part with weights, or leave the player out."
+    before = torch.get_rng_state()
+    assert not faults_of(SOUND.replace("steps: 10", "steps: 10, trains: [model.stages.0.posterior, model.prior]"))
+    assert torch.equal(before, torch.get_rng_state())
 
 
 def test_no_part_has_two_players():

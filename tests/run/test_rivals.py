@@ -22,6 +22,7 @@ from compose.run.directory import Run
 from compose.run.evaluate import evaluate
 from compose.run.measures import modes
 from compose.run.player import Descent
+from compose.run.sample import sample
 from compose.run.stretch import Stretch
 from compose.run.train import resume
 
@@ -168,7 +169,20 @@ def test_an_implicit_model_is_measured_and_not_scored(go, tmp_path):
 
 def test_images_of_a_gan(go, tmp_path):
     run = go(gan(data="digits"), tmp_path / "run")
-    assert sorted(picture.name for picture in run.figures.iterdir()) == ["curve.png", "samples.png"]
+    assert sorted(picture.name for picture in run.figures.iterdir()) == ["curve.png", "samples.png", "training.png"]
+
+
+def test_samples_over_a_training_are_kept(go, tmp_path):
+    run = go(gan(steps=8, validate_every=2), tmp_path / "run")
+    kept = {file.name: load_file(file)["x"] for file in (run.path / "snapshots").iterdir()}
+    assert sorted(kept) == [f"0-{step}.safetensors" for step in (2, 4, 6, 8)]
+    assert torch.equal(kept["0-8.safetensors"], sample(run, len(kept["0-8.safetensors"])))
+    assert not torch.equal(kept["0-8.safetensors"], kept["0-6.safetensors"])
+
+
+def test_norms_of_gradients_are_logged(go, tmp_path, every_step):
+    run = go(gan(steps=3), tmp_path / "run")
+    assert all(line["gradient norm"] > 0 and line["x.critic gradient norm"] > 0 for line in run.metrics())
 
 
 def test_a_critic_that_diverges_stops_the_run(go, tmp_path, monkeypatch):
@@ -251,6 +265,15 @@ def test_a_collapse_is_told_with_what_to_change(go, tmp_path: Path):
     assert missing.startswith("mode collapse: samples are found at ")
     assert f"train.0.players.0.objectives.0.objective (see {run.path / 'recipe.yaml'}:" in missing
     assert "paired: true" in missing
+
+
+@pytest.mark.parametrize(
+    "options, mend",
+    [({"paired": True, "r1": 1.0, "r2": 1.0}, "pac: 2"), ({"paired": True, "r1": 1.0, "r2": 1.0, "pac": 2}, "wider")],
+)
+def test_nothing_is_advised_that_is_done_already(go, tmp_path, options, mend):
+    missing, *_ = go(gan(options), tmp_path / "run").scores()["warnings"]
+    assert mend in missing and "paired" not in missing
 
 
 def test_a_critic_that_tells_all_apart_is_told(go, tmp_path: Path, every_step):

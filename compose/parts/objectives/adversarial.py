@@ -158,7 +158,7 @@ class AdversarialObjective(Objective):
         self.options, self.edge, self.labels = options, edge, labels
         self.critic = _normed(critic) if options.spectral_norm else critic
         self.rival, self.rival_steps = options.optimizer, options.steps
-        self.balanced = options.adaptive
+        self.rival_name, self.balanced = f"{options.at}.critic", options.adaptive
         self.link = _LINKS[options.loss]
 
     def forward(self, model: Any, x: Tensor, c: Tensor | None, step: int) -> Loss:
@@ -190,7 +190,7 @@ class AdversarialObjective(Objective):
             between = self._between(real, fake)
             norm = _slope(self._says(between), between).flatten(1).norm(dim=1)
             value = value + options.gradient_penalty * (norm - 1).square().mean()
-            found["gradient norm"] = norm.detach().mean()
+            found["slope"] = norm.detach().mean()
         return Loss(value, Ledger({}, {}, {f"{options.at}.{name}": each for name, each in found.items()}))
 
     def balanced_at(self, model: nn.Module) -> Tensor:

@@ -1,0 +1,27 @@
+"""Modules without memory: how they are wired and how large they are, before any weight exists."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+
+@contextmanager
+def without_memory() -> Iterator[None]:
+    """Every parameter that a module registers inside goes to torch's meta device: it has a shape and no memory.
+
+    Buffers stay real, since some layers index with them while they are built.
+    """
+
+    # torch takes what a hook returns, though its annotation has none.
+    def to_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> Any:
+        return None if parameter is None else nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad)
+
+    handle = nn.modules.module.register_module_parameter_registration_hook(to_meta)
+    try:
+        yield
+    finally:
+        handle.remove()
