@@ -133,17 +133,40 @@ class ModelDensity(Density):
             SpaceError: ``x`` or ``c`` is no batch of its space.
         """
         self._check(x, c)
-        label = c if self.by_label else None
-        stages, up = self.stack, x
-        for stage in stages[:edge]:
-            q, given = stage.up(up, label)
-            up = stage.infer(up, label).z if q is None or given is None else q.rsample_and_log_prob(given)[0]
+        up = self._rise(x, c, edge)
         with torch.no_grad():
             down = self.prior.sample(x.shape[0], self._for_prior(c))
-        for stage in reversed(stages[edge:]):
-            down = stage.relax(down, label)
-        space = stages[edge].below if edge < len(stages) else self.prior.space
+        down = self._sink(down, c, edge)
+        space = self.stack[edge].below if edge < len(self.stages) else self.prior.space
         return to_features(up, space, down.dtype), down
+
+    def mirror(self, x: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Data, and what becomes of them on the way up and down, as nets see both; with a pathwise gradient.
+
+        Args:
+            x: Data, ``(batch, *space.shape)``.
+            c: Condition of each row, where the model takes one.
+
+        Raises:
+            SpaceError: ``x`` or ``c`` is no batch of its space.
+        """
+        self._check(x, c)
+        back = self._sink(self._rise(x, c, len(self.stages)), c, 0)
+        return to_features(x, self.space, back.dtype), back
+
+    def _rise(self, x: Tensor, c: Tensor | None, edge: int) -> Tensor:
+        """From data to an edge, drawing from each posterior, with a pathwise gradient."""
+        label = c if self.by_label else None
+        for stage in self.stack[:edge]:
+            q, given = stage.up(x, label)
+            x = stage.infer(x, label).z if q is None or given is None else q.rsample_and_log_prob(given)[0]
+        return x
+
+    def _sink(self, z: Tensor, c: Tensor | None, edge: int) -> Tensor:
+        """From the uppermost edge to what a net sees on one below, with a pathwise gradient."""
+        for stage in reversed(self.stack[edge:]):
+            z = stage.relax(z, c if self.by_label else None)
+        return z
 
     def reconstruct(self, x: Tensor, c: Tensor | None = None) -> Tensor:
         """Up to the last edge and down again."""

@@ -114,6 +114,43 @@ def test_the_slope_of_a_linear_critic_is_its_weights(name: str):
     assert float(penalised.ledger.diagnostics[f"x.{name}"]) == pytest.approx(5.0)
 
 
+class Two(nn.Module):
+    """A critic of two layers, ``v . (W x)``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(2, 5).double(), nn.Linear(5, 1).double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.first(x))
+
+
+def test_reconstructions_are_set_beside_data_in_the_critic_s_features():
+    model, x = built(AAE), points()
+    act, plain = (objective(AAE, features=features) for features in (3.0, 0.0))
+    act.critic = plain.critic = critic = Two()
+    tape = Tape()
+    with tape.run():
+        loss = act(model, x, None, 0)
+    with tape.play():
+        without = plain(model, x, None, 0)
+        _, back = model.mirror(x)
+    apart = 0.5 * ((x - back) @ critic.first.weight.T).square().sum(1)
+    torch.testing.assert_close(loss.ledger.penalties["x.features"], apart, rtol=0, atol=1e-12)
+    torch.testing.assert_close(loss.value, without.value + 3 * apart.mean(), rtol=0, atol=1e-12)
+    (slope,) = torch.autograd.grad(loss.value - without.value, model.stages[0].encoder.layers[0].weight)
+    assert slope.abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    "model, at, said", [(GAN, "x", "no way leads up through this model"), (AAE, "z1", "the critic at z1")]
+)
+def test_features_need_reconstructions(model: Model, at: str, said: str):
+    part = Adversarial.model_validate({"features": 1.0, "at": at})
+    (misfit,) = part.misfits(Slot("objective", PLANE, model=model))
+    assert misfit.key == "features" and said in misfit.message
+
+
 def test_the_gradient_penalty_of_a_linear_critic():
     model, x = built(GAN), points()
     plain = critic_loss(objective(loss="wasserstein"), model, x).value

@@ -67,6 +67,8 @@ class Adversarial(ObjectivePart):
     """How many items the critic sees at once; has to divide the batch."""
     noise: Annotated[float, Ge(0)] = 0.0
     """Standard deviation of noise that is added to all that the critic sees."""
+    features: Annotated[float, Ge(0)] = 0.0
+    """Weight of half the squared distance of data and reconstructions in the critic's last hidden layer; at x."""
     adaptive: bool = False
     """Multiply its weight by the ratio of gradients at the decoder's last layer: the other objectives' by its own."""
     steps: Annotated[int, Ge(1), Le(100)] = 1
@@ -97,6 +99,10 @@ class Adversarial(ObjectivePart):
             return
         if self.patch and len(item.shape) < 3:
             yield Misfit(f"patches are of images, and at {self.at} there is {item}.", key="patch", swap=False)
+        if self.features and (index or any(stage.kind(place) is Kind.NONE for stage, place in stages)):
+            why = f"those are at x, and the critic at {self.at}" if index else "no way leads up through this model"
+            yield Misfit(f"'features' sets data beside their reconstructions; {why}.", key="features", swap=False)
+            return
         for i, (stage, place) in enumerate(stages):
             if i >= index and not stage.descends:
                 yield Misfit(
@@ -166,7 +172,12 @@ class AdversarialObjective(Objective):
         real, fake = self._seen(model, x, c)
         against = self._says(real).detach() if self.options.paired else 0.0
         cost = self._fooled(self._says(fake) - against)
-        return Loss(cost.mean(), Ledger({}, {f"{self.options.at}.adversarial": cost}, {}))
+        value, penalties = cost.mean(), {f"{self.options.at}.adversarial": cost}
+        if self.options.features:
+            there, back = (self._hidden(self._prepared(item, c)) for item in model(x, c, call="mirror"))
+            apart = 0.5 * (there.detach() - back).square().flatten(1).sum(1)
+            value, penalties[f"{self.options.at}.features"] = value + self.options.features * apart.mean(), apart
+        return Loss(value, Ledger({}, penalties, {}))
 
     def rival_loss(self, model: Any, x: Tensor, c: Tensor | None, step: int) -> Loss:
         """What the critic minimises: how badly it tells the two apart, and what bounds its slope."""
@@ -207,7 +218,8 @@ class AdversarialObjective(Objective):
         return self._prepared(real.detach(), c), self._prepared(fake, c)
 
     def _prepared(self, item: Tensor, c: Tensor | None) -> Tensor:
-        """With noise and label, ``pac`` of them joined."""
+        """With noise and label, ``pac`` of them joined; in the critic's precision, which the trainer's wrapper undoes."""
+        item = item.to(next(self.critic.parameters()).dtype)
         if self.options.noise:
             item = item + self.options.noise * standard_normal(item.shape, item)
         if self.labels is not None and c is not None:
@@ -216,6 +228,17 @@ class AdversarialObjective(Objective):
 
     def _says(self, item: Tensor) -> Tensor:
         return self.critic(item).flatten()
+
+    def _hidden(self, item: Tensor) -> Tensor:
+        """What the last layer of the critic is given."""
+        last = [module for module in self.critic.modules() if isinstance(module, (nn.Linear, nn.Conv2d))][-1]
+        seen: list[Tensor] = []
+        handle = last.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+        try:
+            self.critic(item)
+        finally:
+            handle.remove()
+        return seen[-1]
 
     def _fooled(self, d: Tensor) -> Tensor:
         """What the model pays; a margin is the critic's affair."""
