@@ -64,6 +64,29 @@ def test_one_level_is_the_latent(prior: Any):
             assert torch.equal(value, found[1][name]), name
 
 
+def test_nets_between_levels_are_declared_apart():
+    options = {"type": "ladder", "levels": [3, 2, 2], "width": 5}
+    alike, apart = built({**options, "between": NET}), built(options)
+    one, other = stage_of(alike), stage_of(apart)
+    nets = [*one.encoder, *one.between[:4], *one.decoder, *one.between[4:]]
+    for net, like in zip(nets, [*other.encoder, *other.decoder], strict=True):
+        net.load_state_dict(like.state_dict())
+    x, tape = items(), Tape()
+    found = []
+    for model in (alike, apart):
+        with torch.no_grad(), tape.run():
+            found.append(model.evaluate_terms(x).terms)
+    assert all(torch.equal(value, found[1][name]) for name, value in found[0].items())
+    narrow = stage_of(built({**options, "between": {"type": "mlp", "hidden": [4]}}))
+    widths = [net.layers[0].out_features for net in (*narrow.encoder, *narrow.decoder, *narrow.between)]
+    assert widths == [8, 8, *[4] * 6]
+
+
+def test_nothing_lies_between_one_level():
+    (misfit,) = Ladder.model_validate({"levels": [3], "between": "mlp"}).misfits(Slot("stage", IMAGE))
+    assert misfit.key == "between" and "leave 'between' out" in misfit.message
+
+
 def test_a_posterior_that_adds_nothing_costs_nothing():
     model = built({"type": "ladder", "levels": [3, 2, 2], "width": 5})
     stage = stage_of(model)

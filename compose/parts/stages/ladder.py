@@ -51,11 +51,13 @@ class Ladder(StagePart):
     width: Annotated[int, Ge(1), Le(65536)] = 128
     """Numbers (on a grid: channels) of the state that each level hands to the next, up and down."""
     encoder: part_field("net") = "mlp"  # type: ignore[valid-type]
-    """Every net of inference: up from level to level, and to the parameters of each posterior."""
+    """Nets of inference: up from level to level, and to the parameters of each posterior."""
     posterior: part_field("density") = "normal"  # type: ignore[valid-type]
     """q of every level; must be exact, since it enters with a minus sign."""
     decoder: part_field("net") = "mlp"  # type: ignore[valid-type]
-    """Every net of generation: down from level to level, and to the parameters of the likelihood."""
+    """Nets of generation: down from level to level, and to the parameters of the likelihood."""
+    between: part_field("net") | None = None  # type: ignore[valid-type]
+    """All nets but the two at the data, up and down; by default those of ``encoder`` and ``decoder``."""
     transition: part_field("density") = "normal"  # type: ignore[valid-type]
     """p of every level but the top one, given the levels above."""
     likelihood: part_field("density") = "categorical"  # type: ignore[valid-type]
@@ -96,7 +98,9 @@ class Ladder(StagePart):
         return weakest([Kind.WEIGHT, *(part.kind(place) for part, place in densities)])
 
     def misfits(self, slot: Slot) -> Iterator[Misfit]:
-        """What is split and added must have the same shape."""
+        """What is split and added must have the same shape, and between levels there must be something."""
+        if self.between is not None and len(self.levels) == 1:
+            yield Misfit("of one level nothing lies between; leave 'between' out.", key="between", swap=False)
         for z in self.spaces():
             q, p = self._features(self.posterior, z), self._features(self.transition, z)
             if self.residual and q != p:
@@ -127,18 +131,26 @@ class Ladder(StagePart):
         decoders = [Slot("net", gives, labelled(takes, seen)) for gives, takes in zip(down, known, strict=True)]
         said = "stage 'ladder' gives"
         return {
-            **{f"encoder#{i}": (self.encoder, place) for i, place in enumerate(encoders)},
+            **self._nets("encoder", self.encoder, encoders),
             **{
                 f"posterior#{i}": (self.posterior, Slot("posterior", z, q[i], slot.labels, said))
                 for i, z in enumerate(zs)
             },
-            **{f"decoder#{i}": (self.decoder, place) for i, place in enumerate(decoders)},
+            **self._nets("decoder", self.decoder, decoders, len(encoders) - 1),
             **{
                 f"transition#{i}": (self.transition, Slot("likelihood", z, p[i], slot.labels, said))
                 for i, z in enumerate(zs[:-1])
             },
             "likelihood": (self.likelihood, Slot("likelihood", slot.space, likelihood, slot.labels, slot.origin)),
         }
+
+    def _nets(self, name: str, net: Part, places: list[Slot], before: int = 0) -> dict[str, tuple[Part, Slot]]:
+        """Each net by its key path, the one at the data first; ``before`` counts those between levels so far."""
+        at_data, *rest = places
+        if self.between is None:
+            return {f"{name}#{i}": (net, place) for i, place in enumerate(places)}
+        inner = {f"between#{before + i}": (self.between, place) for i, place in enumerate(rest)}
+        return {f"{name}#0": (net, at_data), **inner}
 
     def make(self, slot: Slot, children: Mapping[str, nn.Module]) -> nn.Module:
         """The stage around its parts."""
@@ -149,7 +161,7 @@ class Ladder(StagePart):
         return density.features(z) or Real((2 * z.shape[0], *z.shape[1:]))
 
 
-_NETS = ("encoder", "decoder")
+_NETS = ("encoder", "decoder", "between")
 
 
 def joined(a: Real, b: Real) -> Real:
@@ -163,7 +175,8 @@ class LadderStage(Stage):
     Args:
         below: Space of x.
         levels: Space of each level, from the data upward; called z_1 to z_L.
-        parts: ``likelihood``, and with ``#i`` each ``encoder``, ``posterior``, ``decoder`` and ``transition``.
+        parts: ``likelihood``, and with ``#i`` each ``encoder``, ``decoder``, ``between``, ``posterior`` and
+            ``transition``.
         options: Width of the state, and whether posteriors are residual.
         labels: Space of the class label that the nets see; none where they see none.
     """
@@ -180,9 +193,9 @@ class LadderStage(Stage):
     ) -> None:
         super().__init__(below, levels[-1])
         self.inner = tuple(reversed(levels[:-1]))
-        self.encoder, self.decoder, self.posterior, self.transition = (
+        self.encoder, self.decoder, self.between, self.posterior, self.transition = (
             nn.ModuleList(part for key, part in parts.items() if key.startswith(f"{name}#"))
-            for name in ("encoder", "decoder", "posterior", "transition")
+            for name in (*_NETS, "posterior", "transition")
         )
         likelihood = parts["likelihood"]
         assert isinstance(likelihood, Density)
@@ -268,6 +281,12 @@ class LadderStage(Stage):
     def _p(self, i: int) -> Density:
         return cast(Density, self.transition[i])
 
+    def _encode(self, i: int, h: Tensor) -> Tensor:
+        return self.between[i - 1](h) if i and len(self.between) else self.encoder[i](h)
+
+    def _decode(self, i: int, h: Tensor) -> Tensor:
+        return self.between[2 * self.top + i - 1](h) if i and len(self.between) else self.decoder[i](h)
+
     def _features(self, x: Tensor) -> Tensor:
         return to_features(x, self.below, self.like.dtype)
 
@@ -278,19 +297,19 @@ class LadderStage(Stage):
         """What each level below the top sees of x, and the parameters of the top level's posterior."""
         h, seen = self._with_label(features, c), []
         for i in range(self.top):
-            h = self.encoder[i](h)
+            h = self._encode(i, h)
             seen.append(h)
-        return seen, self.encoder[self.top](h)
+        return seen, self._encode(self.top, h)
 
     def _descend(self, z: Tensor, state: Tensor | None, i: int, c: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """From z_{i+1} and the state above it to the parameters of what lies below, and the state there."""
         known = z if state is None else torch.cat([state, z], 1)
-        params = self.decoder[i](self._with_label(known, c))
+        params = self._decode(i, self._with_label(known, c))
         return params.split([params.shape[1] - self.width, self.width], 1) if i else (params, None)
 
     def _q_params(self, i: int, seen: Tensor, p_params: Tensor, state: Tensor | None) -> Tensor:
         assert state is not None
-        added = self.encoder[self.top + 1 + i](torch.cat([seen, state], 1))
+        added = self._encode(self.top + 1 + i, torch.cat([seen, state], 1))
         return p_params + added if self.residual else added
 
     def _with_label(self, x: Tensor, c: Tensor | None) -> Tensor:
