@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from compose.core.kinds import Kind
     from compose.core.optimizer import Optimizer
     from compose.core.registry import load_plugin, register
-    from compose.core.roles import Density, DensityPart, Stage, StagePart, Step
+    from compose.core.roles import Density, DensityPart, Drawing, Stage, StagePart, Step
     from compose.core.spaces import Codes, Real
     from compose.data.arrays import Arrays
     from compose.data.digits import Digits
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from compose.nets.conv import Conv
     from compose.nets.mlp import MLP
     from compose.nets.wrap import Wrap, module
+    from compose.parts.densities.autoregressive import Autoregressive
     from compose.parts.densities.bernoulli import Bernoulli
     from compose.parts.densities.categorical import Categorical
     from compose.parts.densities.discretized_logistic import DiscretizedLogistic
@@ -54,7 +55,7 @@ if TYPE_CHECKING:
     from compose.recipe.recipe import Evaluation, Phase, Player, Recipe, Term
     from compose.run.directory import load
     from compose.run.evaluate import evaluate
-    from compose.run.sample import sample
+    from compose.run.sample import complete, sample
     from compose.run.train import train
     from compose.verification import verify, verify_all
 
@@ -65,7 +66,7 @@ _HOMES = {
     "compose.core.kinds": ("Kind",),
     "compose.core.optimizer": ("Optimizer",),
     "compose.core.registry": ("load_plugin", "register"),
-    "compose.core.roles": ("Density", "DensityPart", "Stage", "StagePart", "Step"),
+    "compose.core.roles": ("Density", "DensityPart", "Drawing", "Stage", "StagePart", "Step"),
     "compose.core.spaces": ("Codes", "Real"),
     "compose.data.arrays": ("Arrays",),
     "compose.data.digits": ("Digits",),
@@ -77,6 +78,7 @@ _HOMES = {
     "compose.nets.conv": ("Conv",),
     "compose.nets.mlp": ("MLP",),
     "compose.nets.wrap": ("Wrap", "module"),
+    "compose.parts.densities.autoregressive": ("Autoregressive",),
     "compose.parts.densities.bernoulli": ("Bernoulli",),
     "compose.parts.densities.categorical": ("Categorical",),
     "compose.parts.densities.discretized_logistic": ("DiscretizedLogistic",),
@@ -105,7 +107,7 @@ _HOMES = {
     "compose.recipe.recipe": ("Evaluation", "Phase", "Player", "Recipe", "Term"),
     "compose.run.directory": ("load",),
     "compose.run.evaluate": ("evaluate",),
-    "compose.run.sample": ("sample",),
+    "compose.run.sample": ("complete", "sample"),
     "compose.run.train": ("train",),
     "compose.verification": ("verify", "verify_all"),
 }
@@ -118,6 +120,7 @@ __all__ = [
     "Adversarial",
     "Arrays",
     "Augment",
+    "Autoregressive",
     "Bernoulli",
     "Bijection",
     "Categorical",
@@ -131,6 +134,7 @@ __all__ = [
     "Dequantize",
     "Digits",
     "DiscretizedLogistic",
+    "Drawing",
     "Evaluation",
     "FashionMNIST",
     "Flow",
@@ -168,6 +172,7 @@ __all__ = [
     "Wrap",
     "build",
     "check",
+    "complete",
     "evaluate",
     "fits",
     "load",

@@ -78,7 +78,7 @@ def test_nets_between_levels_are_declared_apart():
             found.append(model.evaluate_terms(x).terms)
     assert all(torch.equal(value, found[1][name]) for name, value in found[0].items())
     narrow = stage_of(built({**options, "between": {"type": "mlp", "hidden": [4]}}))
-    widths = [net.layers[0].out_features for net in (*narrow.encoder, *narrow.decoder, *narrow.between)]
+    widths = [next(net.parameters()).shape[0] for net in (*narrow.encoder, *narrow.decoder, *narrow.between)]
     assert widths == [8, 8, *[4] * 6]
 
 

@@ -104,22 +104,49 @@ def sample(
     compile: Annotated[
         bool, typer.Option("--compile", help="Compile the model; pays for thousands of samples.")
     ] = False,
+    temperature: Annotated[
+        float, typer.Option("--temperature", help="Of an autoregressive prior: below 1 the likely becomes likelier.")
+    ] = 1.0,
+    top_k: Annotated[int | None, typer.Option("--top-k", metavar="K", help="Draw one of the K likeliest.")] = None,
+    top_p: Annotated[
+        float | None, typer.Option("--top-p", metavar="P", help="Draw one of the likeliest that make up P.")
+    ] = None,
+    complete: Annotated[
+        str | None,
+        typer.Option("--complete", metavar="IMAGES", help="Fill in images: test, validation, train, or a .npy file."),
+    ] = None,
+    rows: Annotated[
+        int | None, typer.Option("--rows", min=0, help="With --complete: the rows to keep; half of them.")
+    ] = None,
     plugin: Plugins = None,
 ) -> None:
-    """Draw samples of a run into a picture.
+    """Draw samples of a run into a picture, or fill in images from their upper rows.
 
     \b
     Examples:
       compose sample runs/vae_flow_prior -n 64 --out samples.png
       compose sample runs/by_class -n 16 --label 3 --out threes.png
+      compose sample runs/ar_pixels --temperature 0.8 --out sharper.png
+      compose sample runs/ar_pixels --complete test --rows 4 --out completed.png
     """
     from compose.core.errors import ComposeError
+    from compose.core.roles import AS_IT_IS, Drawing
     from compose.run.directory import Run
-    from compose.run.figures import save_samples
+    from compose.run.figures import save_completions, save_samples
+    from compose.run.sample import images
 
     if out.suffix != ".png":
         raise ComposeError(f"{out} does not end in .png; pictures are png files.")
-    show(f"wrote {save_samples(Run(run), out, n, seed, label, compile)}")
+    if rows is not None and complete is None:
+        raise ComposeError("--rows says how much of an image is kept; which images, --complete says.")
+    sharpened = (temperature, top_k, top_p) != (1.0, None, None)
+    how = Drawing(temperature, top_k, top_p) if sharpened else AS_IT_IS
+    if complete is None:
+        show(f"wrote {save_samples(Run(run), out, n, seed, label, compile, how)}")
+        return
+    x = images(Run(run), complete, n or 8)
+    kept = rows if rows is not None else x.shape[-2] // 2
+    show(f"wrote {save_completions(Run(run), out, x, kept, seed, label, how)}")
 
 
 def show_run(

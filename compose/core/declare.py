@@ -114,6 +114,11 @@ class Declared(BaseModel):
             cls.__name__, [InitErrorDetails(type=error, loc=(key,), input=value[key]) for key in unknown]
         )
 
+    @property
+    def training_differs(self) -> str:
+        """Why it computes something else in training mode; empty where it does not."""
+        return ""
+
     @classmethod
     def called(cls) -> str:
         """The name of this record in messages."""
@@ -135,8 +140,6 @@ class Part(Declared):
     type: ClassVar[str] = ""
     role: ClassVar[str] = ""
     source: ClassVar[str] = ""
-    #: Why it computes something else in training mode, where it does.
-    training_differs: ClassVar[str] = ""
     #: Names of its module's parameters that no gradient reaches, where that is meant.
     untrained: ClassVar[tuple[str, ...]] = ()
 

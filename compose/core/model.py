@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from compose.core.errors import SpaceError, TrainingError
 from compose.core.kinds import Kind
-from compose.core.roles import Density, Mode, Stage, to_features
+from compose.core.roles import AS_IT_IS, Density, Drawing, Mode, Stage, to_features
 from compose.core.spaces import Codes, Space
 from compose.core.terms import Ledger, total
 
@@ -51,6 +51,7 @@ class ModelDensity(Density):
         self.by_label = condition is None
         self.needs_fit = prior.needs_fit or any(stage.needs_fit for stage in stages)
         self.closes = prior.closed_form and prior.condition is None
+        self.incremental = prior.incremental and not stages
         if prior.needs_posterior:
             prior.bind(stages[-1].lend())
 
@@ -98,10 +99,30 @@ class ModelDensity(Density):
         return total(self.evaluate_terms(x, c, mode).terms)
 
     @torch.no_grad()
-    def sample(self, n: int, c: Tensor | None = None) -> Tensor:
-        """Draws ``(n, *space.shape)`` from the prior down; ``c`` has exactly ``n`` rows."""
+    def sample(self, n: int, c: Tensor | None = None, how: Drawing = AS_IT_IS) -> Tensor:
+        """Draws ``(n, *space.shape)`` from the prior down; ``c`` has exactly ``n`` rows.
+
+        Another ``how`` than as it is needs a prior that draws step by step.
+
+        Raises:
+            SpaceError: it does not, or ``c`` is no batch of its space.
+        """
         self._check(None, c)
-        return self.generate(self.prior.sample(n, self._for_prior(c)), c)
+        if how is AS_IT_IS:
+            return self.generate(self.prior.sample(n, self._for_prior(c)), c)
+        if not self.prior.incremental:
+            raise SpaceError(
+                "nothing to sharpen, and no beginning to go on from: the prior does not draw code by code."
+            )
+        return self.generate(self.prior.draw(n, self._for_prior(c), how)[0], c)
+
+    def draw(self, n: int, c: Tensor | None = None, how: Drawing = AS_IT_IS) -> tuple[Tensor, Tensor]:
+        """As the prior draws; without a stage, its items are the data."""
+        return self.prior.draw(n, self._for_prior(c), how)
+
+    def beginning(self, x: Tensor, rows: int) -> Tensor:
+        """As the prior begins; without a stage, its items are the data."""
+        return self.prior.beginning(x, rows)
 
     @torch.no_grad()
     def generate(self, z: Tensor, c: Tensor | None = None) -> Tensor:

@@ -41,6 +41,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "bernoulli": "compose.parts.densities.bernoulli:Bernoulli",
         "categorical": "compose.parts.densities.categorical:Categorical",
         "discretized_logistic": "compose.parts.densities.discretized_logistic:DiscretizedLogistic",
+        "autoregressive": "compose.parts.densities.autoregressive:Autoregressive",
         "model": "compose.parts.densities.model:Model",
     },
     "net": {

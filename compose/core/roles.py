@@ -5,15 +5,17 @@ The declaration carries every check, so the modules hold mathematics only.
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from compose.core.declare import Misfit, Part, Slot
+from compose.core.errors import SpaceError
 from compose.core.gaussians import Gaussian
 from compose.core.kinds import Kind
 from compose.core.spaces import Codes, Real, Space
@@ -36,6 +38,54 @@ class Posterior(NamedTuple):
     density: Density
 
 
+@dataclass(frozen=True)
+class Drawing:
+    """How an item is drawn step by step.
+
+    Args:
+        temperature: Divides the logits; towards 0 the likeliest code is taken, above 1 all come closer together.
+        top_k: Only so many of the likeliest codes are drawn.
+        top_p: Only the likeliest codes are drawn that make up this share.
+        known: The codes that come first, ``(n, m)``, in the order in which codes are drawn.
+
+    Raises:
+        SpaceError: a temperature of 0 or below, or a limit that leaves nothing.
+
+    Source: top_p: Holtzman et al. 2020, arXiv:1904.09751.
+    """
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    known: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0:
+            raise SpaceError(f"temperature is {self.temperature:g}; wanted above 0 (0.01 is as good as greedy).")
+        if self.top_k is not None and self.top_k < 1:
+            raise SpaceError(f"top_k is {self.top_k}, which leaves no code to draw; wanted 1 at least.")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise SpaceError(f"top_p is {self.top_p:g}; wanted above 0 and at most 1.")
+
+    def sharpened(self, logits: Tensor) -> Tensor:
+        """Logits of what is drawn from, ``(n, size)``: minus infinity for what is not drawn."""
+        if self.temperature != 1:
+            logits = logits / self.temperature
+        if self.top_k is not None and self.top_k < logits.shape[1]:
+            least = logits.topk(self.top_k, dim=1).values[:, -1:]
+            logits = logits.masked_fill(logits < least, -math.inf)
+        if self.top_p is not None and self.top_p < 1:
+            likely, index = logits.sort(dim=1, descending=True)
+            share = likely.softmax(1)
+            # A code is drawn as long as those likelier than it make up less than the share.
+            beyond = share.cumsum(1) - share >= self.top_p
+            logits = logits.masked_fill(torch.zeros_like(beyond).scatter(1, index, beyond), -math.inf)
+        return logits
+
+
+AS_IT_IS = Drawing()
+
+
 class Density(nn.Module):
     """A distribution over ``space``, conditional on ``condition`` where that is not none.
 
@@ -53,6 +103,8 @@ class Density(nn.Module):
     closed_form: bool = False
     needs_posterior: bool = False
     needs_fit: bool = False
+    #: Whether its items are drawn step by step, by ``draw``.
+    incremental: bool = False
 
     def __init__(self, space: Space, condition: Space | None = None, kind: Kind = Kind.EXACT) -> None:
         super().__init__()
@@ -69,6 +121,25 @@ class Density(nn.Module):
     def rsample_and_log_prob(self, c: Tensor) -> tuple[Tensor, Tensor]:
         """Draws one item per row of ``c`` with a pathwise gradient, and its log-probability, in one pass."""
         raise NotImplementedError(f"{self.__class__.__name__} declares no pathwise gradient")
+
+    def draw(self, n: int, c: Tensor | None = None, how: Drawing = AS_IT_IS) -> tuple[Tensor, Tensor]:
+        """Draws ``(n, *space.shape)`` step by step, and the log-probability each was drawn with, in nats, ``(n,)``.
+
+        As it is, that is ``log_prob`` of what was drawn; sharpened, it is that of the sharpened distribution. What was
+        ``known`` from the start does not count. Only where ``incremental``.
+
+        Raises:
+            SpaceError: more is known than an item holds.
+        """
+        raise NotImplementedError(f"{self.__class__.__name__} does not draw step by step")
+
+    def beginning(self, x: Tensor, rows: int) -> Tensor:
+        """The codes of the uppermost rows of items, ``(n, m)``, as a ``Drawing`` knows them; where ``incremental``.
+
+        Raises:
+            SpaceError: items have no such rows, or are not drawn row by row.
+        """
+        raise NotImplementedError(f"{self.__class__.__name__} does not draw step by step")
 
     def gaussian(self, c: Tensor) -> Gaussian | None:
         """The diagonal Gaussian that this density is given ``c``; none where it is something else."""
@@ -293,6 +364,7 @@ class ByLabel(Density):
         self.embedding = nn.Embedding(labels.size, features.dim)
         nn.init.normal_(self.embedding.weight, std=0.01)
         self.shape = features.shape
+        self.incremental = density.incremental
 
     def _features(self, c: Tensor | None) -> Tensor:
         assert c is not None, "a density by label was asked without one"
@@ -310,6 +382,14 @@ class ByLabel(Density):
     def sample(self, n: int, c: Tensor | None = None) -> Tensor:
         """Draws one item for each of the ``n`` labels."""
         return self.density.sample(n, self._features(c))
+
+    def draw(self, n: int, c: Tensor | None = None, how: Drawing = AS_IT_IS) -> tuple[Tensor, Tensor]:
+        """The density's own, given its label."""
+        return self.density.draw(n, self._features(c), how)
+
+    def beginning(self, x: Tensor, rows: int) -> Tensor:
+        """The density's own."""
+        return self.density.beginning(x, rows)
 
 
 class FreeParameters(nn.Module):

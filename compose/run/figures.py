@@ -9,23 +9,32 @@ import torch
 from torch import Tensor
 
 from compose.core import random
+from compose.core.errors import SpaceError
 from compose.core.kinds import Kind
 from compose.core.model import ModelDensity
+from compose.core.roles import AS_IT_IS, Drawing
 from compose.core.spaces import Space
 from compose.data.source import Source
 from compose.run.directory import Run
 from compose.run.pixels import tiled
 from compose.run.plane import POINTS, is_plane, save_plane
-from compose.run.sample import sample
+from compose.run.sample import complete, sample
 from compose.run.snapshots import save_over_training
 
 SIDE = 320
 GRID, SHOWN, COLUMNS = 64, 32, 8
+COMPLETIONS = 6
 NOT_NATS = ("phase", "player", "step", "lr", "skipped", "seconds", "gradient norm", "accuracy", "slope", "r1", "r2")
 
 
 def save_samples(
-    run: Run, path: str | Path, n: int | None = None, seed: int = 0, label: int | None = None, compile: bool = False
+    run: Run,
+    path: str | Path,
+    n: int | None = None,
+    seed: int = 0,
+    label: int | None = None,
+    compile: bool = False,
+    how: Drawing = AS_IT_IS,
 ) -> Path:
     """Draws from a run into one picture: a grid of images, or of the plane the points beside data and density.
 
@@ -36,15 +45,46 @@ def save_samples(
         seed: Seed of the draws.
         label: Class to draw, for a conditional model; without it the classes take turns.
         compile: Whether to compile the model first.
+        how: Temperature and limits, where the prior draws code by code.
 
     Raises:
-        SpaceError: a label is asked of an unconditional model, or is none of its classes.
+        SpaceError: a label is asked of an unconditional model, or is none of its classes; or there is nothing to
+            sharpen.
         CompileError: the model is to be compiled and cannot be.
     """
     model = run.model()
     plane = is_plane(model.space)
-    x = sample(model, n if n is not None else POINTS if plane else GRID, seed, label, compile)
+    x = sample(model, n if n is not None else POINTS if plane else GRID, seed, label, compile, how)
     return save_plane(x, model, run.recipe.data.load().train.x, path) if plane else save_grid(x, model.space, path)
+
+
+def save_completions(
+    run: Run, path: str | Path, x: Tensor, rows: int, seed: int = 0, label: int | None = None, how: Drawing = AS_IT_IS
+) -> Path:
+    """Fills in images from their upper rows, several times each, into one picture.
+
+    Each row of it shows an image, what is kept of it, and what was made of that, six times.
+
+    Args:
+        run: A finished run.
+        path: A png file.
+        x: The images, ``(n, *space.shape)``.
+        rows: How many rows of each are kept.
+        seed: Seed of the draws.
+        label: Class to draw, for a conditional model; without it the classes take turns.
+        how: Temperature and limits.
+
+    Raises:
+        SpaceError: the model does not draw its data code by code, or the images are no data of it.
+    """
+    model = run.model()
+    if len(model.space.shape) < 2:
+        raise SpaceError(f"an item of {model.space} has no rows to show; compose.complete in Python goes on from any.")
+    filled = complete(model, x.repeat_interleave(COMPLETIONS, 0), rows, seed, label, how)
+    kept = x.clone()
+    kept[..., rows:, :] = 0
+    shown = [torch.stack([x, kept], 1), filled.unflatten(0, (len(x), COMPLETIONS)).to(x.dtype)]
+    return save_grid(torch.cat(shown, 1).flatten(0, 1), model.space, path, 2 + COMPLETIONS)
 
 
 def save_grid(x: Tensor, space: Space, path: str | Path, columns: int | None = None) -> Path:

@@ -87,10 +87,10 @@ def coverage(real: Tensor, other: Tensor, fake: Tensor, neighbours: int = 5) -> 
     """How samples lie beside data, in features.
 
     ``Frechet distance`` is that of two Gaussians of the same means and covariances, squared as is usual, with a 95 %
-    interval by the spread of 100 bootstraps; beside it stands the distance of the data from as many other data. Precision is the
-    share of samples within reach of the data, recall the share of data within reach of the samples, where an item
-    reaches as far as its 5th neighbour; density counts how many data reach a sample (a fifth of them), and coverage is
-    the share of data that reach one.
+    interval as wide as 100 bootstraps spread; beside it stands the distance of the data from as many other data.
+    Precision is the share of samples within reach of the data, recall the share of data within reach of the samples,
+    where an item reaches as far as its 5th neighbour; density counts how many data reach a sample (a fifth of them),
+    and coverage is the share of data that reach one.
 
     Args:
         real: Features of data, ``(n, d)``, float64.

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from compose.core import random
 from compose.core.errors import SpaceError
 from compose.core.model import ModelDensity
+from compose.core.roles import AS_IT_IS, Drawing
 from compose.core.spaces import Codes
+from compose.data.source import SPLITS
 from compose.run.compiled import compiled, explained
 from compose.run.directory import Run
 
@@ -20,7 +24,12 @@ CHUNK = 500
 
 
 def sample(
-    run: Run | ModelDensity | str | Path, n: int = 64, seed: int = 0, label: int | None = None, compile: bool = False
+    run: Run | ModelDensity | str | Path,
+    n: int = 64,
+    seed: int = 0,
+    label: int | None = None,
+    compile: bool = False,
+    how: Drawing = AS_IT_IS,
 ) -> Tensor:
     """Draws from a trained model.
 
@@ -30,12 +39,14 @@ def sample(
         seed: Seed of the draws.
         label: Class to draw, for a conditional model; without it the classes take turns.
         compile: Whether to compile the model first; pays where samples are many.
+        how: Temperature and limits, where the prior draws code by code.
 
     Returns:
         ``(n, *space.shape)``.
 
     Raises:
-        SpaceError: a label is asked of an unconditional model, or is none of its classes.
+        SpaceError: a label is asked of an unconditional model, or is none of its classes; or the prior does not draw
+            code by code, and is to be sharpened.
         CompileError: the model is to be compiled and cannot be.
     """
     if n < 1:
@@ -43,10 +54,68 @@ def sample(
     model = run if isinstance(run, ModelDensity) else (run if isinstance(run, Run) else Run(run)).model()
     labels = _labels(model, n, label)
     draw: Callable[..., Tensor] = compiled(model) if compile else model
+    given = {} if how is AS_IT_IS else {"how": how}
     with random.region(seed, "sample"), explained("leave --compile out") if compile else nullcontext():
         rows = [slice(start, min(start + CHUNK, n)) for start in range(0, n, CHUNK)]
         picked = [None if labels is None else labels[r] for r in rows]
-        return torch.cat([draw(r.stop - r.start, c, call="sample") for r, c in zip(rows, picked, strict=True)])
+        return torch.cat([draw(r.stop - r.start, c, call="sample", **given) for r, c in zip(rows, picked, strict=True)])
+
+
+def complete(
+    run: Run | ModelDensity | str | Path,
+    x: Tensor,
+    rows: int,
+    seed: int = 0,
+    label: int | None = None,
+    how: Drawing = AS_IT_IS,
+) -> Tensor:
+    """Fills in images from their upper rows.
+
+    Args:
+        run: The run, its directory, or a model; of codes drawn one by one, row by row.
+        x: The images, ``(n, *space.shape)``.
+        rows: How many rows of each are kept.
+        seed: Seed of the draws.
+        label: Class to draw, for a conditional model; without it the classes take turns.
+        how: Temperature and limits; what it knows is replaced.
+
+    Raises:
+        SpaceError: the model does not draw its data code by code, or ``x`` is no batch of them.
+    """
+    model = run if isinstance(run, ModelDensity) else (run if isinstance(run, Run) else Run(run)).model()
+    if not model.incremental:
+        raise SpaceError(
+            "this model does not draw its data code by code, so it cannot go on from a part of them; "
+            "an 'autoregressive' prior without stages can."
+        )
+    if isinstance(model.space, Codes):
+        model.space.check_values(x, "what is to be completed")
+    labels = _labels(model, len(x), label)
+    with random.region(seed, "sample"), torch.no_grad():
+        known = model.beginning(x, rows)
+        return model.sample(len(x), labels, replace(how, known=known))
+
+
+def images(run: Run, which: str, n: int) -> Tensor:
+    """The first data of a split of a run, or of a ``.npy`` file.
+
+    Args:
+        run: The run.
+        which: train, validation, test, or the file.
+        n: How many at most.
+
+    Raises:
+        SpaceError: there is no such file, or it holds no data of the run's space.
+    """
+    if which in SPLITS:
+        return run.recipe.data.load().split(which).x[:n]
+    space, _ = run.recipe.spaces()
+    try:
+        x = torch.from_numpy(np.load(which, allow_pickle=False)[:n])
+    except (OSError, ValueError) as error:
+        raise SpaceError(f"{which} is neither {', '.join(SPLITS)} nor a .npy file of images: {error}.") from error
+    space.check_values(x, which) if isinstance(space, Codes) else space.check(x, which)
+    return x
 
 
 def _labels(model: ModelDensity, n: int, label: int | None) -> Tensor | None:

@@ -13,7 +13,7 @@ from compose.core import registry
 from compose.core.declare import Part, Slot
 from compose.core.gaussians import Gaussian
 from compose.core.kinds import Kind
-from compose.core.roles import Density, DensityPart, StagePart
+from compose.core.roles import Density, DensityPart, Drawing, StagePart
 from compose.core.spaces import Codes, Real, Space
 from compose.parts.densities.model import Model
 from compose.testing.contract import ContractError, contract, mostly_same, require, same
@@ -191,6 +191,23 @@ def samples_follow_their_conditions(subject: DensitySubject) -> bool:
 
 
 @contract()
+def what_is_drawn_is_scored_alike(subject: DensitySubject) -> bool:
+    """Step by step, an item is drawn with the log-probability that ``log_prob`` gives it, from any beginning."""
+    whole = subject.module()
+    density = subject.own(whole)
+    if not density.incremental:
+        return False
+    _, c = subject.inputs(whole, ROWS)
+    came, said = density.draw(ROWS, c)
+    check_values(density.space, came, ROWS, "draw")
+    same(said, density.log_prob(came, c), 1e-9, "the log-probability it was drawn with, against log_prob")
+    likeliest, again = (density.draw(ROWS, c, Drawing(top_k=1)) for _ in range(2))
+    require(torch.equal(likeliest[0], again[0]), "the likeliest codes differ from draw to draw")
+    same(likeliest[1], torch.zeros(ROWS), 1e-9, "the log-probability of what alone may be drawn")
+    return True
+
+
+@contract()
 def the_condition_conditions(subject: DensitySubject) -> bool:
     """Every number of the condition moves ``log_prob`` somewhere; labels that differ give values that differ."""
     whole = subject.module()
@@ -261,6 +278,7 @@ CONTRACTS = (
     mass_is_one_and_samples_are_from_it,
     draws_carry_a_gradient,
     samples_follow_their_conditions,
+    what_is_drawn_is_scored_alike,
     the_condition_conditions,
     closed_forms_are_right,
     fitting_works,

@@ -11,7 +11,7 @@ from compose.core import registry
 from compose.core.declare import Slot
 from compose.core.kinds import Kind
 from compose.core.model import ModelDensity
-from compose.core.roles import DensityPart, Stage, to_features
+from compose.core.roles import Density, DensityPart, Stage, to_features
 from compose.core.spaces import Codes, Real
 from compose.data.source import Split
 from compose.run.evaluate import score
@@ -112,6 +112,18 @@ def training_mode(tiny: Tiny) -> Iterator[Finding]:
 
 
 @check
+def cached(tiny: Tiny) -> Iterator[Finding]:
+    """What is drawn step by step, from a cache, is drawn with the log-probability that it is scored with at once."""
+    for name, density in tiny.model.named_modules():
+        if isinstance(density, Density) and density.incremental:
+            c = None if density.condition is None else draw(density.condition, ROWS)
+            x, said = density.draw(ROWS, c)
+            with torch.no_grad():
+                off = apart(density.log_prob(x, c), said)
+            yield Finding(f"model.{name}", off, 1e-9, f"off by {off:.2g} at most, relative")
+
+
+@check
 def polarity(tiny: Tiny) -> Iterator[Finding]:
     """What enters with a minus sign must be exact: every density that is not is refused for that, before any weight."""
     for path, _, slot in tiny.walk():
@@ -173,4 +185,4 @@ def rounding(tiny: Tiny) -> Iterator[Finding]:
     yield Finding("samples, against what a critic sees", off, half + 1e-9, f"off by {off:.2g} at most")
 
 
-CHECKS = (round_trip, log_dets, rows, training_mode, rounding, polarity)
+CHECKS = (round_trip, log_dets, rows, training_mode, cached, rounding, polarity)

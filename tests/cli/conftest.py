@@ -44,7 +44,7 @@ def compose(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Short runs: a VAE, the same with a flow prior, one on other data, and a flow, whose kind is another."""
+    """Short runs: a VAE, the same with a flow prior, one on other data, a flow, whose kind is another, and pixels."""
     from compose.run.train import train
 
     folder = tmp_path_factory.mktemp("runs")
@@ -60,6 +60,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "other data": [*tiny, "data.levels=4"],
         "alone": ["model={stages: [], prior: categorical}", "train.0={steps: 20, objective: maximum_likelihood}"],
         "flow": flow,
+        "pixels": [
+            "model={stages: [], prior: {type: autoregressive, layers: 1, width: 8, heads: 2}}",
+            "train.0={steps: 20, objective: maximum_likelihood}",
+        ],
     }
     for name, overrides in changes.items():
         train("vae", folder / name, overrides=overrides, accelerator="cpu", threads=1, progress=False)

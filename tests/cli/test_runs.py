@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from compose.cli.compare import changes, protocol_changes
 from compose.cli.runs import validation_curve
@@ -89,6 +91,38 @@ def test_compile_is_an_option_of_train_and_of_sample(compose, tmp_path: Path, mo
 def test_sample_refuses(compose, runs: dict[str, Path], options: list[str], message: str):
     done = compose("sample", runs["vae"], *options)
     assert done.code == 1 and message in done.err
+
+
+def test_images_are_filled_in(compose, runs: dict[str, Path], tmp_path: Path):
+    out = tmp_path / "filled.png"
+    options = ("--complete", "test", "--rows", "3", "-n", "4", "--top-k", "1")
+    assert compose("sample", runs["pixels"], *options, "--out", out).out == f"wrote {out}\n"
+    picture = np.asarray(Image.open(out).convert("L"))
+    side = picture.shape[0] // (4 * 9)  # four rows of images, each with a line below it
+    cells = picture[side // 2 :: side, side // 2 :: side].reshape(4, 9, 8, 9).swapaxes(1, 2)[..., :8, :8]
+    assert (cells[:, :, :3] == cells[:, :1, :3]).all()
+    assert (cells[:, 1, 3:] == 0).all() and (cells[:, 2:, 3:] != 0).any()
+    # Of the likeliest codes alone, all completions of an image are the same.
+    assert (cells[:, 2:] == cells[:, 2:3]).all()
+
+
+@pytest.mark.parametrize(
+    ("run", "options", "message"),
+    [
+        ("vae", ["--complete", "test"], "does not draw its data code by code"),
+        ("vae", ["--temperature", "0.5"], "nothing to sharpen"),
+        ("pixels", ["--temperature", "0"], "temperature is 0; wanted above 0"),
+        ("pixels", ["--top-p", "1.5"], "top_p is 1.5; wanted above 0 and at most 1"),
+        ("pixels", ["--top-k", "0"], "leaves no code to draw"),
+        ("pixels", ["--rows", "3"], "which images, --complete says"),
+        ("pixels", ["--complete", "test", "--rows", "9"], "9 rows are to be kept, and an item of"),
+        ("pixels", ["--complete", "nowhere.npy"], "nowhere.npy is neither train, validation, test nor a .npy file"),
+    ],
+)
+def test_what_cannot_be_drawn_is_told(compose, runs, run: str, options: list[str], message: str, tmp_path: Path):
+    done = compose("sample", runs[run], "--out", tmp_path / "a.png", *options)
+    assert done.code == 1 and message in done.err
+    assert not (tmp_path / "a.png").exists()
 
 
 def test_show_prints_ledger_curve_and_pictures(compose, runs: dict[str, Path]):

@@ -40,6 +40,20 @@ RECIPES: dict[str, tuple[str, ...]] = {
     "augmented pixels": ("vae", "model.stages=[dequantize, augment, {type: bijection, transform: affine_coupling}]"),
     "augmented latents": ("vae", "model.stages=[latent, augment, {type: bijection, transform: affine_coupling}]"),
     "fashion image flow": ("fashion/flow",),
+    "pixels": ("vae", "model={stages: [], prior: {type: autoregressive}}", "train.0.objective=maximum_likelihood"),
+    "convolved pixels": (
+        "vae",
+        "model={stages: [], prior: {type: autoregressive, network: causal_conv}}",
+        "train.0.objective=maximum_likelihood",
+    ),
+    "binary pixels": ("fashion/vae", "model={stages: [], prior: {type: autoregressive}}", "train.0.objective=maximum_likelihood"),
+    "pixelvae": ("vae", "model.stages.0.likelihood=autoregressive"),
+    "convolved pixelvae": ("vae", "model.stages.0.likelihood={type: autoregressive, network: causal_conv}"),
+    "convolved binary pixels": (
+        "fashion/vae",
+        "model={stages: [], prior: {type: autoregressive, network: causal_conv}}",
+        "train.0.objective=maximum_likelihood",
+    ),
 }
 
 
@@ -66,6 +80,8 @@ class Fault(NamedTuple):
 ANY = ("vae", "flow prior", "hvae", "mixture", "fashion")
 FLOWS = ("flow", "flow on a mixture", "maf on pixels")
 IMAGE_FLOWS = ("image flow", "augmented flow", "fashion image flow")
+PIXELS = ("pixels", "binary pixels", "pixelvae")
+CONVOLVED = ("convolved pixels", "convolved binary pixels", "convolved pixelvae")
 PARTS = "compose.parts."
 FAULTS = (
     Fault(
@@ -259,6 +275,38 @@ FAULTS = (
         "return loc + scale * noise, self.minus - (0.5 * noise * noise).sum(self.axes)",
         "pyro",
         ANY,
+    ),
+    Fault(
+        "attention to what comes later",
+        "compose.nets.causal",
+        "q, k, v, is_causal=True",
+        "q, k, v, is_causal=False",
+        "total mass",
+        PIXELS,
+    ),
+    Fault(
+        "a convolution over the code itself",
+        PARTS + "densities.autoregressive",
+        "self.codes(tokens[:, :-1]), (0, 0, 1, 0)",
+        "self.codes(tokens[:, 1:]), (0, 0, 0, 1)",
+        "total mass",
+        CONVOLVED,
+    ),
+    Fault(
+        "a cache that is read a place short",
+        "compose.nets.causal",
+        "values[:, :, : i + 1])",
+        "values[:, :, : i + 1].roll(1, 2))",
+        "cached",
+        PIXELS,
+    ),
+    Fault(
+        "a cache that forgets the row above",
+        "compose.nets.causal",
+        "rows = above[:, :, max(0, end - self.kernel) : end]",
+        "rows = 0 * above[:, :, max(0, end - self.kernel) : end]",
+        "cached",
+        CONVOLVED,
     ),
 )
 RECIPES["fashion flow prior"] = ("fashion/vae", MAF)

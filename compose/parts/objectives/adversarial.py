@@ -218,7 +218,7 @@ class AdversarialObjective(Objective):
         return self._prepared(real.detach(), c), self._prepared(fake, c)
 
     def _prepared(self, item: Tensor, c: Tensor | None) -> Tensor:
-        """With noise and label, ``pac`` of them joined; in the critic's precision, which the trainer's wrapper undoes."""
+        """With noise and label, ``pac`` of them joined; in the critic's precision, whatever the wrapper made of it."""
         item = item.to(next(self.critic.parameters()).dtype)
         if self.options.noise:
             item = item + self.options.noise * standard_normal(item.shape, item)

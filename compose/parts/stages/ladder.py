@@ -282,6 +282,7 @@ class LadderStage(Stage):
         return cast(Density, self.transition[i])
 
     def _encode(self, i: int, h: Tensor) -> Tensor:
+        """Through the i-th net of inference."""
         return self.between[i - 1](h) if i and len(self.between) else self.encoder[i](h)
 
     def _decode(self, i: int, h: Tensor) -> Tensor:
@@ -305,7 +306,10 @@ class LadderStage(Stage):
         """From z_{i+1} and the state above it to the parameters of what lies below, and the state there."""
         known = z if state is None else torch.cat([state, z], 1)
         params = self._decode(i, self._with_label(known, c))
-        return params.split([params.shape[1] - self.width, self.width], 1) if i else (params, None)
+        if not i:
+            return params, None
+        params, below = params.split([params.shape[1] - self.width, self.width], 1)
+        return params, below
 
     def _q_params(self, i: int, seen: Tensor, p_params: Tensor, state: Tensor | None) -> Tensor:
         assert state is not None

@@ -1,0 +1,251 @@
+"""Causal networks over sequences: what comes out at a place depends on what went in up to it, and on nothing later.
+
+Each computes a whole sequence at once, for scoring, and one place after another from a cache, for sampling: the same
+numbers, at the cost of one place.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Annotated, Any, Literal
+
+import torch
+from annotated_types import Ge, Le, Lt
+from einops import rearrange
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+from torch.nn import functional
+
+#: Normalised, fewer than four numbers hold next to nothing.
+Width = Annotated[int, Ge(4), Le(4096)]
+
+
+class CausalOptions(BaseModel):
+    """What a causal network is made of."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    network: Literal["transformer", "causal_conv"] = "transformer"
+    """Attention to all earlier codes, or gated convolutions over the earlier rows and the row so far."""
+    layers: Annotated[int, Ge(1), Le(256)] = 4
+    """How many blocks are stacked."""
+    width: Width = 128
+    """Numbers (channels) at each code."""
+    heads: Annotated[int, Ge(1), Le(256)] = 4
+    """Of a transformer: attention heads, which share the width."""
+    kernel: Annotated[int, Ge(1), Le(31)] = 5
+    """Of convolutions: how many columns, and how many rows above, a layer sees."""
+    dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
+    """Share of activations dropped in training."""
+
+
+class Causal(nn.Module):
+    """A causal network over ``n`` places in the order of rows of a grid, ``(batch, n, width)`` in and out."""
+
+    @abstractmethod
+    def forward(self, h: Tensor) -> Tensor:
+        """All places at once."""
+
+    @abstractmethod
+    def begin(self, n: int, like: Tensor) -> Any:
+        """An empty cache for ``n`` sequences."""
+
+    @abstractmethod
+    def step(self, h: Tensor, i: int, cache: Any) -> Tensor:
+        """Place ``i`` alone, ``(batch, width)`` in and out, once all before it have been stepped through."""
+
+
+def causal(options: CausalOptions, grid: tuple[int, int]) -> Causal:
+    """The network that the options describe.
+
+    Args:
+        options: What it is made of.
+        grid: Rows and columns of the places.
+    """
+    if options.network == "transformer":
+        return Transformer(options.layers, options.width, options.heads, grid[0] * grid[1], options.dropout)
+    return CausalConv(options.layers, options.width, options.kernel, grid, options.dropout)
+
+
+class Transformer(Causal):
+    """Blocks of attention to everything earlier and a network at each place, normalised before each.
+
+    The cache holds a key and a value for each place and layer: ``2 * layers * n * width`` numbers a sequence.
+
+    Args:
+        layers: How many blocks.
+        width: Numbers at each place.
+        heads: Attention heads.
+        places: Length of a whole sequence.
+        dropout: Share of activations dropped in training.
+
+    Source: Vaswani et al. 2017, arXiv:1706.03762; normalised before: Radford et al. 2019, GPT-2.
+    """
+
+    def __init__(self, layers: int, width: int, heads: int, places: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.places, self.heads = places, heads
+        self.blocks = nn.ModuleList(_Block(width, heads, dropout) for _ in range(layers))
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, h: Tensor) -> Tensor:
+        """All places at once."""
+        for block in self.blocks:
+            h = block(h)
+        return self.norm(h)
+
+    def begin(self, n: int, like: Tensor) -> Tensor:
+        """Room for the keys and values of every place."""
+        width = self.norm.normalized_shape[0]
+        shape = (len(self.blocks), 2, n, self.heads, self.places, width // self.heads)
+        return torch.empty(shape, dtype=like.dtype, device=like.device)
+
+    def step(self, h: Tensor, i: int, cache: Tensor) -> Tensor:
+        """Place ``i`` alone; its key and value go to the cache."""
+        for block, (keys, values) in zip(self.blocks, cache, strict=True):
+            assert isinstance(block, _Block)
+            h = block.step(h, i, keys, values)
+        return self.norm(h)
+
+
+class _Block(nn.Module):
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.before, self.inside = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.split = nn.Linear(width, 3 * width)
+        self.joined = nn.Linear(width, width)
+        self.each = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+
+    def forward(self, h: Tensor) -> Tensor:
+        q, k, v = rearrange(self.split(self.before(h)), "b n (three h d) -> three b h n d", three=3, h=self.heads)
+        dropped = self.dropout if self.training else 0.0
+        seen = functional.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=dropped)
+        h = h + self._drop(self.joined(rearrange(seen, "b h n d -> b n (h d)")))
+        return h + self._drop(self.each(self.inside(h)))
+
+    def step(self, h: Tensor, i: int, keys: Tensor, values: Tensor) -> Tensor:
+        q, k, v = rearrange(self.split(self.before(h)), "b (three h d) -> three b h 1 d", three=3, h=self.heads)
+        keys[:, :, i : i + 1], values[:, :, i : i + 1] = k, v
+        seen = functional.scaled_dot_product_attention(q, keys[:, :, : i + 1], values[:, :, : i + 1])
+        h = h + self.joined(rearrange(seen, "b h 1 d -> b (h d)"))
+        return h + self.each(self.inside(h))
+
+    def _drop(self, h: Tensor) -> Tensor:
+        return functional.dropout(h, self.dropout, self.training)
+
+
+class CausalConv(Causal):
+    """Two stacks of gated convolutions: one over all rows above, one along the row so far that looks at the first.
+
+    Nothing earlier lies in a blind spot. The cache holds what every layer gave: ``2 * layers * n * width`` numbers a
+    sequence; the rows above are convolved once a row.
+
+    Args:
+        layers: How many.
+        width: Channels.
+        kernel: Columns, and rows above, that a layer sees.
+        grid: Rows and columns.
+        dropout: Share of activations dropped in training.
+
+    Source: van den Oord et al. 2016, arXiv:1606.05328.
+    """
+
+    def __init__(self, layers: int, width: int, kernel: int, grid: tuple[int, int], dropout: float = 0.0) -> None:
+        super().__init__()
+        self.grid = grid
+        stacks = _Along if grid[0] == 1 else _Gated
+        self.layers = nn.ModuleList(stacks(width, kernel, dropout, first=i == 0) for i in range(layers))
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, h: Tensor) -> Tensor:
+        """All places at once."""
+        along = rearrange(h, "b (r c) w -> b w r c", c=self.grid[1])
+        above = along
+        for layer in self.layers:
+            above, along = layer(above, along)
+        return self.norm(rearrange(along, "b w r c -> b (r c) w"))
+
+    def begin(self, n: int, like: Tensor) -> Tensor:
+        """Room for what went in and for what each layer gave, of either stack."""
+        width = self.norm.normalized_shape[0]
+        shape = (len(self.layers) + 1, 2, n, width, *self.grid)
+        return torch.zeros(shape, dtype=like.dtype, device=like.device)
+
+    def step(self, h: Tensor, i: int, cache: Tensor) -> Tensor:
+        """Place ``i`` alone; at the start of a row, the rows above are gone through for all of it."""
+        row, column = divmod(i, self.grid[1])
+        cache[0, :, :, :, row, column] = h
+        for layer, (above, along), (above_next, along_next) in zip(self.layers, cache[:-1], cache[1:], strict=True):
+            assert isinstance(layer, _Along)
+            if column == 0 and isinstance(layer, _Gated):
+                above_next[:, :, row] = layer.step_above(above, row)
+            along_next[:, :, row, column] = layer.step_along(above_next[:, :, row, column], along, row, column)
+        return self.norm(cache[-1, 1, :, :, row, column])
+
+
+class _Along(nn.Module):
+    """One layer along a row with nothing above it."""
+
+    def __init__(self, width: int, kernel: int, dropout: float, first: bool) -> None:
+        super().__init__()
+        self.kernel, self.dropout, self.first = kernel, dropout, first
+        self.horizontal = nn.Conv2d(width, 2 * width, (1, kernel))
+        self.out = nn.Linear(width, width)
+
+    def forward(self, above: Tensor, along: Tensor) -> tuple[Tensor, Tensor]:
+        above = self.over(above)
+        said = self.horizontal(functional.pad(along, (self.kernel - 1, 0))) + self.seen(above)
+        gated = functional.dropout(functional.glu(said, dim=1), self.dropout, self.training)
+        return above, along + _at_each(self.out, gated)
+
+    def over(self, above: Tensor) -> Tensor:
+        """The stack over the rows above, a layer on."""
+        return above
+
+    def seen(self, above: Tensor) -> Tensor:
+        """What a place is told of the rows above it."""
+        return above.new_zeros(())
+
+    def step_along(self, above: Tensor, along: Tensor, row: int, column: int) -> Tensor:
+        """One place of the row, ``(batch, width)``."""
+        seen = along[:, :, row, max(0, column + 1 - self.kernel) : column + 1]
+        weight = self.horizontal.weight[:, :, 0, self.kernel - seen.shape[2] :]
+        said = functional.linear(seen.flatten(1), weight.flatten(1), self.horizontal.bias)
+        said = said[:, :, None, None] + self.seen(above[:, :, None, None])
+        return along[:, :, row, column] + self.out(functional.glu(said, dim=1)[:, :, 0, 0])
+
+
+class _Gated(_Along):
+    """One layer of both stacks; the first does not see its own row from above, and so no later one does."""
+
+    def __init__(self, width: int, kernel: int, dropout: float, first: bool) -> None:
+        super().__init__(width, kernel, dropout, first)
+        self.vertical = nn.Conv2d(width, 2 * width, kernel)
+        self.link = nn.Linear(width, 2 * width)
+
+    def over(self, above: Tensor) -> Tensor:
+        """Convolved over the rows above, and its own where that says no more than those."""
+        rows = above.shape[2] + self.kernel - 1
+        padded = functional.pad(above, (*self._sides, self.kernel - 1 + self.first, 0))
+        return functional.glu(self.vertical(padded[:, :, :rows]), dim=1)
+
+    def seen(self, above: Tensor) -> Tensor:
+        """A linear map of it."""
+        return _at_each(self.link, above)
+
+    def step_above(self, above: Tensor, row: int) -> Tensor:
+        """What the rows above give for one row, ``(batch, width, columns)``."""
+        end = row + 1 - self.first
+        rows = above[:, :, max(0, end - self.kernel) : end]
+        padded = functional.pad(rows, (*self._sides, self.kernel - rows.shape[2], 0))
+        return functional.glu(self.vertical(padded), dim=1)[:, :, 0]
+
+    @property
+    def _sides(self) -> tuple[int, int]:
+        return self.kernel // 2, (self.kernel - 1) // 2
+
+
+def _at_each(linear: nn.Linear, x: Tensor) -> Tensor:
+    """A linear map of the channels at each place of an image."""
+    return functional.conv2d(x, linear.weight[:, :, None, None], linear.bias)

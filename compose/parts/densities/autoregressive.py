@@ -1,0 +1,179 @@
+"""Codes one after another, each given those before it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Annotated, ClassVar
+
+import torch
+from annotated_types import Ge, Le
+from torch import Tensor, nn
+from torch.nn import functional
+
+from compose.core.declare import Misfit, Slot
+from compose.core.errors import SpaceError
+from compose.core.random import categorical
+from compose.core.roles import AS_IT_IS, Density, DensityPart, Drawing, Mode
+from compose.core.spaces import Codes, Real, Space
+from compose.nets.causal import CausalOptions, causal
+
+#: Longer sequences would take a cache, and an attention, of gigabytes.
+LONGEST = 65_536
+
+
+class Autoregressive(CausalOptions, DensityPart):
+    """``log p(x) = sum_i log softmax(net(x_1 .. x_{i-1}))[x_i]``.
+
+    Codes go row by row, the channels of a pixel together. A sample takes one step of the network a code, from a cache
+    of all before it. Under a condition a net gives ``context`` numbers to each place, which its code is drawn from too.
+    """
+
+    type: ClassVar[str] = "autoregressive"
+    source: ClassVar[str] = (
+        "van den Oord et al. 2016, arXiv:1601.06759, arXiv:1606.05328; transformer: Parmar et al. 2018, "
+        "arXiv:1802.05751; as a likelihood: Gulrajani et al. 2017, arXiv:1611.05013"
+    )
+    takes: ClassVar[tuple[type, ...]] = (Codes,)
+    gradient: ClassVar = "none"
+
+    order: list[Annotated[int, Ge(0), Le(LONGEST - 1)]] | None = None
+    """Of a transformer: the places in the order in which they are drawn, counted in the flattened item."""
+    context: Annotated[int, Ge(1), Le(4096)] = 16
+    """Under a condition: how many numbers the net gives to each place of the grid."""
+
+    @property
+    def training_differs(self) -> str:
+        """Dropout."""
+        return f"a share of {self.dropout:g} of its activations is dropped" if self.dropout else ""
+
+    def features(self, space: Space) -> Real:
+        """``context`` numbers at each place of the grid; the channels of a pixel share them."""
+        return Real((self.context, *_grid_shape(space)))
+
+    def misfits(self, slot: Slot) -> Iterator[Misfit]:
+        """As any density; and the order is one of all places, the width one of all heads."""
+        yield from super().misfits(slot)
+        if self.network == "transformer" and self.width % self.heads:
+            message = f"{self.heads} heads cannot share a width of {self.width} evenly."
+            yield Misfit(message, key="heads", swap=False)
+        if not isinstance(slot.space, Codes):
+            return
+        if slot.space.dim > LONGEST:
+            message = f"{slot.space.dim} codes are more than the {LONGEST} that '{self.type}' goes through one by one."
+            yield Misfit(message)
+        if self.order is not None:
+            if self.network != "transformer":
+                message = f"'{self.network}' goes row by row; an order of one's own is for 'transformer'."
+                yield Misfit(message, key="order", swap=False)
+            elif sorted(self.order) != list(range(slot.space.dim)):
+                message = f"an order names each of the {slot.space.dim} places, 0 to {slot.space.dim - 1}, once."
+                yield Misfit(message, key="order", swap=False)
+
+    def make(self, slot: Slot, children: Mapping[str, nn.Module]) -> nn.Module:
+        """The density in its slot."""
+        assert isinstance(slot.space, Codes)
+        return AutoregressiveDensity(slot.space, slot.condition, self)
+
+
+class AutoregressiveDensity(Density):
+    """Codes drawn one after another.
+
+    Args:
+        space: Codes of any size.
+        condition: ``(context, *grid)``; none for a density that stands alone.
+        options: The network, the order, the size of the context.
+    """
+
+    incremental = True
+
+    def __init__(self, space: Codes, condition: Space | None, options: Autoregressive) -> None:
+        super().__init__(space, condition)
+        self.space: Codes = space
+        width = options.width
+        self.codes = nn.Embedding(space.size, width)
+        self.place = nn.Parameter(width**-0.5 * torch.randn(space.dim, width))
+        self.network = causal(options, _rows_and_columns(space))
+        self.head = nn.Linear(width, space.size)
+        self.context = None if condition is None else nn.Linear(options.context, width, bias=False)
+        nn.init.normal_(self.codes.weight, std=width**-0.5)
+        order = torch.tensor(options.order) if options.order is not None else _raster(space)
+        self.order: Tensor
+        self.back: Tensor
+        self.register_buffer("order", order, persistent=False)
+        self.register_buffer("back", order.argsort(), persistent=False)
+
+    def log_prob(self, x: Tensor, c: Tensor | None = None, mode: Mode = "path") -> Tensor:
+        """Exact log-probability of each row, in nats."""
+        tokens = x.reshape(x.shape[0], -1).long()[:, self.order]
+        logits = self.head(self.network(self._seen(tokens) + self._places(c)))
+        return -functional.cross_entropy(logits.movedim(2, 1), tokens, reduction="none").sum(1)
+
+    @torch.no_grad()
+    def sample(self, n: int, c: Tensor | None = None) -> Tensor:
+        """Draws code by code, from the cache of all before."""
+        return self.draw(n, c)[0]
+
+    @torch.no_grad()
+    def draw(self, n: int, c: Tensor | None = None, how: Drawing = AS_IT_IS) -> tuple[Tensor, Tensor]:
+        """Draws code by code, each with one step of the network from the cache of all before.
+
+        Raises:
+            SpaceError: more codes are known than there are.
+        """
+        places, first = self._places(c), 0 if how.known is None else how.known.shape[1]
+        if first > self.space.dim:
+            raise SpaceError(f"{first} codes are known, and an item has {self.space.dim}.")
+        tokens = torch.zeros(n, self.space.dim, dtype=torch.long, device=self.place.device)
+        if how.known is not None:
+            tokens[:, :first] = how.known
+        cache, log_prob = self.network.begin(n, self.place), self.place.new_zeros(n)
+        for i in range(self.space.dim):
+            before = self.codes(tokens[:, i - 1]) if i else 0.0
+            h = self.network.step((before + places[:, i]).expand(n, -1), i, cache)
+            if i >= first:
+                logits = how.sharpened(self.head(h))
+                tokens[:, i] = categorical(logits)
+                log_prob += logits.log_softmax(1).gather(1, tokens[:, i : i + 1])[:, 0]
+        return tokens[:, self.back].reshape(n, *self.space.shape), log_prob
+
+    def beginning(self, x: Tensor, rows: int) -> Tensor:
+        """The codes of the uppermost rows; of a sequence its first codes."""
+        height, columns = _rows_and_columns(self.space)
+        if height == 1:
+            height, columns = columns, 1
+        if not torch.equal(self.order.cpu(), _raster(self.space)):
+            raise SpaceError("this model draws in an order of its own, so it cannot go on from the upper rows.")
+        if not 0 <= rows <= height:
+            raise SpaceError(f"{rows} rows are to be kept, and an item of {self.space} has {height}.")
+        return x.reshape(x.shape[0], -1).long()[:, self.order[: rows * columns]]
+
+    def _seen(self, tokens: Tensor) -> Tensor:
+        """At each place the code before it; at the first nothing."""
+        return functional.pad(self.codes(tokens[:, :-1]), (0, 0, 1, 0))
+
+    def _places(self, c: Tensor | None) -> Tensor:
+        """What each place is, and what the condition says there, ``(batch or 1, n, width)``."""
+        if self.context is None:
+            return self.place[None]
+        assert c is not None, "a conditional density was asked without a condition"
+        there = c.reshape(*c.shape[:2], -1).movedim(1, 2)  # (batch, cells of the grid, context)
+        cells = self.order % there.shape[1]
+        return self.place + self.context(there[:, cells])
+
+
+def _grid_shape(space: Space) -> tuple[int, ...]:
+    """The grid of an item, which its channels share."""
+    return space.shape[1:] if len(space.shape) > 2 else space.shape
+
+
+def _raster(space: Codes) -> Tensor:
+    """Row by row, and at each pixel channel by channel: places in the flattened item."""
+    cells = math.prod(_grid_shape(space))
+    return torch.arange(space.dim).reshape(-1, cells).T.flatten()
+
+
+def _rows_and_columns(space: Codes) -> tuple[int, int]:
+    """The grid that convolutions go through, the channels of a pixel side by side."""
+    rows = space.shape[-2] if len(space.shape) > 1 else 1
+    return rows, space.dim // rows

@@ -1,0 +1,194 @@
+"""The autoregressive density: what it sees, the order it draws in, and its cache against everything at once."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from compose.core import random
+from compose.core.declare import Slot
+from compose.core.errors import SpaceError
+from compose.core.model import ModelDensity
+from compose.core.roles import Drawing
+from compose.core.spaces import Codes, Real, Space
+from compose.data.digits import Digits
+from compose.nets.causal import Causal
+from compose.parts.densities.autoregressive import Autoregressive, AutoregressiveDensity
+from compose.parts.densities.model import Model
+from compose.run.sample import complete
+from compose.testing.variants import shake
+
+SMALL = {"layers": 3, "width": 8, "heads": 2, "kernel": 3, "context": 2}
+SPACES = [Codes((1, 4, 5), 3), Codes((2, 3, 3), 4), Codes((4, 4), 3, ordered=False), Codes((7,), 3), Codes((), 3)]
+NETWORKS = ["transformer", "causal_conv"]
+
+
+def built(space: Space, conditional: bool = False, **options: Any) -> AutoregressiveDensity:
+    """A shaken density, in float64."""
+    part = Autoregressive.model_validate({**SMALL, **options})
+    slot = Slot("prior", space, part.features(space) if conditional else None)
+    assert not list(part.misfits(slot))
+    with random.region(0):
+        density = shake(part.build(slot).double())
+    assert isinstance(density, AutoregressiveDensity)
+    return density
+
+
+def condition(density: AutoregressiveDensity, n: int) -> Tensor | None:
+    return None if density.condition is None else torch.randn(n, *density.condition.shape, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("kernel", [1, 3, 4, 7])
+@pytest.mark.parametrize("conditional", [False, True])
+@pytest.mark.parametrize("space", SPACES, ids=str)
+def test_a_cache_changes_nothing(space: Codes, conditional: bool, kernel: int, network: str):
+    if network == "transformer" and kernel > 1:
+        pytest.skip("a transformer has no kernel")
+    density = built(space, conditional, network=network, kernel=kernel)
+    c = condition(density, 6)
+    x, said = density.draw(6, c)
+    torch.testing.assert_close(said, density.log_prob(x, c).detach(), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_a_place_sees_all_before_it_and_nothing_else(network: str):
+    """By gradients: of what comes out at a place, in all that went in; no blind spot, as a single stack would have."""
+    density = built(Codes((1, 5, 4), 3), network=network, layers=6)
+    network_itself: Causal = density.network
+    h = torch.randn(1, 20, 8, dtype=torch.float64, requires_grad=True)
+    out = network_itself(h)
+    for i in range(20):
+        (slope,) = torch.autograd.grad(out[0, i].square().sum(), h, retain_graph=True)
+        seen = (slope[0] != 0).any(1)
+        assert seen[: i + 1].all() and not seen[i + 1 :].any()
+
+
+def test_channels_of_a_pixel_go_together():
+    density = built(Codes((3, 2, 2), 4))
+    assert density.order.tolist() == [0, 4, 8, 1, 5, 9, 2, 6, 10, 3, 7, 11]
+    assert density.order[density.back].tolist() == list(range(12))
+
+
+def test_an_order_of_ones_own():
+    """The first code drawn has a distribution that nothing else moves."""
+    order = [5, 0, 3, 1, 4, 2]
+    density = built(Codes((6,), 3), order=order)
+    x = torch.randint(3, (1, 6))
+    moved = x.repeat(3, 1)
+    moved[:, 5] = torch.arange(3)
+    by_first = density.log_prob(moved)
+    rest = [torch.randint(3, (1, 6)) for _ in range(4)]
+    for other in rest:
+        again = other.repeat(3, 1)
+        again[:, 5] = torch.arange(3)
+        hidden = [density.log_prob(each)[:, None] for each in (again, moved)]
+        assert not torch.equal(*hidden)
+    shares = torch.stack([_marginal(density, 5, k) for k in range(3)])
+    assert float(shares.sum()) == pytest.approx(1)
+    logits = density.head(density.network(density.place[:1][None]))[0, 0].detach()
+    torch.testing.assert_close(shares, logits.softmax(0), rtol=0, atol=1e-9)
+    assert by_first.shape == (3,)
+
+
+@torch.no_grad()
+def _marginal(density: AutoregressiveDensity, place: int, value: int) -> Tensor:
+    axis = torch.arange(3)
+    items = torch.cartesian_prod(*[axis] * 6)
+    return density.log_prob(items[items[:, place] == value]).exp().sum()
+
+
+@pytest.mark.parametrize(
+    "options, key, said",
+    [
+        ({"order": [0, 1, 1, 2]}, "order", "names each of the 4 places, 0 to 3, once"),
+        ({"order": [0, 1, 2]}, "order", "names each of the 4 places"),
+        ({"order": [3, 2, 1, 0], "network": "causal_conv"}, "order", "goes row by row"),
+        ({"heads": 3}, "heads", "3 heads cannot share a width of 8 evenly"),
+    ],
+)
+def test_what_does_not_fit(options: dict[str, Any], key: str, said: str):
+    part = Autoregressive.model_validate({**SMALL, **options})
+    (misfit,) = part.misfits(Slot("prior", Codes((4,), 3)))
+    assert misfit.key == key and said in misfit.message
+
+
+def test_reals_are_refused():
+    (misfit,) = Autoregressive().misfits(Slot("prior", Real((4,))))
+    assert "takes Codes" in misfit.message
+
+
+LOGITS = torch.tensor([[0.1, 0.5, 0.2, 0.2], [0.7, 0.1, 0.1, 0.1]]).log()
+
+
+def test_sharpened_logits():
+    cold = Drawing(temperature=0.5).sharpened(LOGITS).softmax(1)
+    torch.testing.assert_close(cold, LOGITS.exp().square() / LOGITS.exp().square().sum(1, keepdim=True))
+    two = Drawing(top_k=1).sharpened(LOGITS).softmax(1)
+    assert two.tolist() == [[0, 1, 0, 0], [1, 0, 0, 0]]
+    most = Drawing(top_p=0.6).sharpened(LOGITS).softmax(1)
+    assert (most > 0).sum(1).tolist() == [2, 1]
+    assert torch.equal(Drawing(top_k=9, top_p=1.0).sharpened(LOGITS), LOGITS)
+
+
+@pytest.mark.parametrize("wrong", [{"temperature": 0}, {"temperature": math.nan}, {"top_k": 0}, {"top_p": 0}])
+def test_impossible_drawings(wrong: dict[str, Any]):
+    with pytest.raises(SpaceError, match=next(iter(wrong))):
+        Drawing(**wrong)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_the_log_probability_of_what_was_drawn(network: str):
+    """Sharpened, and from a beginning: against the same codes scored at once."""
+    density, how = built(Codes((1, 3, 3), 4), network=network), Drawing(temperature=0.7, top_k=3)
+    known = torch.randint(4, (5, 4))
+    x, said = density.draw(5, None, Drawing(0.7, 3, known=known))
+    tokens = x.flatten(1)
+    assert torch.equal(tokens[:, :4], known)
+    with torch.no_grad():
+        logits = density.head(density.network(density._seen(tokens) + density.place))
+    each = how.sharpened(logits.flatten(0, 1)).log_softmax(1).gather(1, tokens.reshape(-1, 1)).reshape(5, 9)
+    torch.testing.assert_close(said, each[:, 4:].sum(1), rtol=0, atol=1e-12)
+
+
+def test_images_are_filled_in_from_their_upper_rows():
+    part = Model.model_validate({"prior": {"type": "autoregressive", **SMALL}})
+    model = part.build(Slot("prior", Codes((1, 8, 8), 17)))
+    assert isinstance(model, ModelDensity)
+    x = Digits().load().test.x[:5]
+    filled = complete(model, x, 3)
+    assert torch.equal(filled[:, :, :3], x[:, :, :3].long())
+    assert not torch.equal(filled[:, :, 3:], x[:, :, 3:].long())
+    with pytest.raises(SpaceError, match="9 rows are to be kept"):
+        complete(model, x, 9)
+    with pytest.raises(SpaceError, match="what is to be completed"):
+        complete(model, x[:, :, :4], 2)
+
+
+def test_colour_images_are_kept_whole_pixels():
+    density = built(Codes((3, 4, 2), 5))
+    x = torch.randint(5, (2, 3, 4, 2))
+    known = density.beginning(x, 2)
+    filled, _ = density.draw(2, None, Drawing(known=known))
+    assert torch.equal(filled[:, :, :2], x[:, :, :2])
+
+
+def test_only_rows_can_be_gone_on_from():
+    density = built(Codes((1, 2, 2), 3), order=[3, 2, 1, 0])
+    with pytest.raises(SpaceError, match="order of its own"):
+        density.beginning(torch.zeros(1, 1, 2, 2, dtype=torch.long), 1)
+
+
+def test_dropout_is_declared_and_only_in_training():
+    density = built(Codes((6,), 3), dropout=0.5)
+    x = torch.randint(3, (4, 6))
+    density.eval()
+    with torch.no_grad():
+        assert torch.equal(density.log_prob(x), density.log_prob(x))
+        density.train()
+        assert not torch.equal(density.log_prob(x), density.log_prob(x))
+    assert "0.5" in Autoregressive(dropout=0.5).training_differs and not Autoregressive().training_differs
