@@ -46,7 +46,11 @@ RECIPES: dict[str, tuple[str, ...]] = {
         "model={stages: [], prior: {type: autoregressive, network: causal_conv}}",
         "train.0.objective=maximum_likelihood",
     ),
-    "binary pixels": ("fashion/vae", "model={stages: [], prior: {type: autoregressive}}", "train.0.objective=maximum_likelihood"),
+    "binary pixels": (
+        "fashion/vae",
+        "model={stages: [], prior: {type: autoregressive}}",
+        "train.0.objective=maximum_likelihood",
+    ),
     "pixelvae": ("vae", "model.stages.0.likelihood=autoregressive"),
     "convolved pixelvae": ("vae", "model.stages.0.likelihood={type: autoregressive, network: causal_conv}"),
     "convolved binary pixels": (
