@@ -65,13 +65,16 @@ def shrunk(part: Part, most: int) -> Part:
     """The same part with every whole number (widths, layers, components) at most ``most``, as far as it allows that."""
     for name in type(part).model_fields:
         options = {key: getattr(part, key) for key in type(part).model_fields}
-        small = _smaller(options[name], most)
-        if small is options[name]:
-            continue
-        try:
-            part = type(part).model_validate({**options, name: small})
-        except ValidationError:
-            continue
+        # A width may have a least value of its own.
+        for size in (most, 2 * most, 4 * most):
+            small = _smaller(options[name], size)
+            if small is options[name]:
+                break
+            try:
+                part = type(part).model_validate({**options, name: small})
+                break
+            except ValidationError:
+                continue
     return part
 
 
