@@ -51,7 +51,7 @@ def sample(
     """
     if n < 1:
         raise SpaceError(f"{n} samples were asked for; wanted 1 at least.")
-    model = run if isinstance(run, ModelDensity) else (run if isinstance(run, Run) else Run(run)).model()
+    model = _model(run)
     labels = _labels(model, n, label)
     draw: Callable[..., Tensor] = compiled(model) if compile else model
     given = {} if how is AS_IT_IS else {"how": how}
@@ -82,7 +82,7 @@ def complete(
     Raises:
         SpaceError: the model does not draw its data code by code, or ``x`` is no batch of them.
     """
-    model = run if isinstance(run, ModelDensity) else (run if isinstance(run, Run) else Run(run)).model()
+    model = _model(run)
     if not model.incremental:
         raise SpaceError(
             "this model does not draw its data code by code, so it cannot go on from a part of them; "
@@ -116,6 +116,10 @@ def images(run: Run, which: str, n: int) -> Tensor:
         raise SpaceError(f"{which} is neither {', '.join(SPLITS)} nor a .npy file of images: {error}.") from error
     space.check_values(x, which) if isinstance(space, Codes) else space.check(x, which)
     return x
+
+
+def _model(run: Run | ModelDensity | str | Path) -> ModelDensity:
+    return run if isinstance(run, ModelDensity) else (run if isinstance(run, Run) else Run(run)).model()
 
 
 def _labels(model: ModelDensity, n: int, label: int | None) -> Tensor | None:
