@@ -168,15 +168,15 @@ def _report(run: Run) -> None:
     from compose.run.ledger import render
 
     show(render(run.scores()), "")
-    curve = validation_curve(run.metrics())
-    if curve:
-        show(f"validation -ELBO over the training  {curve}", "")
+    for judged in ("distortion", "-ELBO"):
+        if curve := validation_curve(run.metrics(), f"validation {judged}"):
+            show(f"validation {judged} over the training  {curve}", "")
     show(*(f"{picture}" for picture in sorted(run.figures.glob("*.png"))))
 
 
-def validation_curve(metrics: list[dict[str, float]], width: int = 40) -> str:
-    """The validation's values as a line of blocks, with the first, the best and the last in nats; empty without any."""
-    values = [line["validation -ELBO"] for line in metrics if "validation -ELBO" in line]
+def validation_curve(metrics: list[dict[str, float]], name: str, width: int = 40) -> str:
+    """The values of one name as a line of blocks, with the first, the best and the last in nats; empty without any."""
+    values = [line[name] for line in metrics if name in line]
     if not values:
         return ""
     shown = values[:: max(1, len(values) // width)]

@@ -31,7 +31,9 @@ from compose.core.spaces import Codes, Real, Space
 if TYPE_CHECKING:
     from torch import nn
 
-Use = Literal["prior", "likelihood", "posterior", "noise", "net", "stage", "transform", "objective", "data"]
+Use = Literal[
+    "prior", "likelihood", "posterior", "noise", "net", "stage", "transform", "quantizer", "objective", "data"
+]
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,9 @@ class ModelDensity(Density):
         """The stages, from the data upward."""
         return cast(list[Stage], list(self.stages))
 
-    def evaluate_terms(self, x: Tensor, c: Tensor | None = None, mode: Mode = "path") -> Ledger:
+    def evaluate_terms(
+        self, x: Tensor, c: Tensor | None = None, mode: Mode = "path", with_prior: bool = True, start: int = 0
+    ) -> Ledger:
         """Every term by name, in nats per example, from the data upward.
 
         Args:
@@ -68,17 +70,19 @@ class ModelDensity(Density):
             c: Condition of each row, where the model takes one.
             mode: ``path`` draws every latent and scores the draw; ``kl`` takes the last KL in closed form where both
                 sides have one; ``one_t`` lets chains draw a single link.
+            with_prior: Whether the prior scores what comes up to it; without its term the rest is no L.
+            start: How many stages lie below ``x``, which are left out; their terms are missing from L too.
 
         Raises:
             SpaceError: ``x`` or ``c`` is no batch of its space.
         """
-        self._check(x, c)
+        stages = self.stack
+        self._check(None if start else x, c)
         ledger = Ledger({}, {}, {})
         terms, prior = ledger.terms, self.prior
         label = c if self.by_label else None
-        z, edge, gaussian = x, "x", None
-        stages = self.stack
-        for i, stage in enumerate(stages, 1):
+        z, edge, gaussian = x, f"z{start}" if start else "x", None
+        for i, stage in enumerate(stages[start:], start + 1):
             closed = mode == "kl" and i == len(stages) and self.closes and stage.closed_form
             step = stage.infer(z, label, closed, mode)
             above = f"z{i}"
@@ -88,6 +92,8 @@ class ModelDensity(Density):
                 ledger.penalties.update((f"{above}.{name}", value) for name, value in step.penalties.items())
                 ledger.diagnostics.update((f"{above}.{name}", value) for name, value in step.diagnostics.items())
             z, edge, gaussian = step.z, above, step.gaussian
+        if not with_prior:
+            return ledger
         if gaussian is not None:
             terms[f"{edge}.log_prior"] = prior.expected_log_prob(gaussian)
         else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from torch import Tensor, nn
 
@@ -23,6 +23,13 @@ class Loss(NamedTuple):
     ledger: Ledger
 
 
+def penalised(value: Tensor, ledger: Ledger) -> Tensor:
+    """A loss with what else its ledger says that training costs, such as a quantizer's commitment."""
+    for penalty in ledger.penalties.values():
+        value = value + penalty.mean()
+    return value
+
+
 class Objective(nn.Module):
     """Turns a batch into a loss; critics and other helpers of training live here, never in the model.
 
@@ -36,6 +43,10 @@ class Objective(nn.Module):
     rival_name: str = "rival"
     #: Steps of the rival before each of its player.
     rival_steps: int = 1
+    #: By which of the model's costs on the validation set the best weights are told.
+    judged_by: Literal["-ELBO", "distortion"] = "-ELBO"
+    #: Whether it asks the model for its terms alone, so that those of frozen stages may be taken for granted.
+    of_terms: bool = False
     #: Whether its weight follows the player's other objectives: their gradient at ``balanced_at`` by its own.
     balanced: bool = False
 

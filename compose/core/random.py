@@ -64,6 +64,11 @@ def shard(rank: int, world: int) -> Iterator[None]:
         _now.shard = before
 
 
+def share() -> tuple[int, int]:
+    """Which device draws its slice of a batch, and of how many: ``(0, 1)`` where one draws it whole."""
+    return _now.shard
+
+
 @contextmanager
 def blocks(generators: Sequence[tuple[torch.Generator, int]]) -> Iterator[None]:
     """Draws each batch block by block: from every generator, that many rows."""
@@ -82,6 +87,11 @@ def standard_normal(shape: Sequence[int], like: Tensor) -> Tensor:
 def uniform(shape: Sequence[int], like: Tensor) -> Tensor:
     """Draws from the half-open [0, 1); the first axis of ``shape`` is the batch; device and type as ``like``."""
     return _draw(torch.rand, shape, like)
+
+
+def dropout(x: Tensor, share: float) -> Tensor:
+    """Sets a share of all numbers to 0 and stretches the rest, so that the mean stays; the first axis is the batch."""
+    return x if not share else x * (uniform(x.shape, x) >= share) / (1 - share)
 
 
 def categorical(logits: Tensor) -> Tensor:

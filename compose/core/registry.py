@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 BUILT_IN: dict[str, dict[str, str]] = {
     "stage": {
         "latent": "compose.parts.stages.latent:Latent",
+        "codes": "compose.parts.stages.codes:Coded",
         "ladder": "compose.parts.stages.ladder:Ladder",
         "bijection": "compose.parts.stages.bijection:Bijection",
         "dequantize": "compose.parts.stages.dequantize:Dequantize",
@@ -32,6 +33,12 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "augment": "compose.parts.stages.augment:Augment",
         "generator": "compose.parts.stages.generator:Generator",
         "standardize": "compose.parts.stages.standardize:Standardize",
+    },
+    "quantizer": {
+        "vq": "compose.parts.quantizers.vq:VQ",
+        "fsq": "compose.parts.quantizers.fsq:FSQ",
+        "lfq": "compose.parts.quantizers.lfq:LFQ",
+        "residual": "compose.parts.quantizers.residual:Residual",
     },
     "density": {
         "normal": "compose.parts.densities.normal:Normal",
@@ -52,6 +59,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
     "objective": {
         "elbo": "compose.parts.objectives.elbo:ELBO",
         "iwae": "compose.parts.objectives.iwae:IWAE",
+        "reconstruction": "compose.parts.objectives.reconstruction:Reconstruction",
         "adversarial": "compose.parts.objectives.adversarial:Adversarial",
         "maximum_likelihood": "compose.parts.objectives.maximum_likelihood:MaximumLikelihood",
     },

@@ -206,6 +206,8 @@ class Stage(nn.Module):
     closed_form: bool = False
     needs_fit: bool = False
     draws: bool = False
+    #: Whether what comes up is the same each time.
+    certain: bool = False
     #: Whether no way leads up, so that there is nothing to infer and no likelihood.
     implicit: bool = False
     #: Spaces of the edges that it draws inside, from the top down.

@@ -15,6 +15,10 @@ def _by(shape: tuple[int, ...]) -> str:
     return "x".join(str(side) for side in shape) or "scalar"
 
 
+def _grid(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return shape[1:] if len(shape) > 2 else shape
+
+
 @dataclass(frozen=True)
 class Real:
     """Real numbers of a fixed shape.
@@ -29,6 +33,11 @@ class Real:
     def dim(self) -> int:
         """How many numbers one item holds."""
         return math.prod(self.shape)
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """The places of an item: of an image its height and width, which its channels share."""
+        return _grid(self.shape)
 
     def check(self, x: Tensor, name: str = "x") -> None:
         """Refuse a tensor that is no batch of this space.
@@ -61,6 +70,11 @@ class Codes:
     def dim(self) -> int:
         """How many codes one item holds."""
         return math.prod(self.shape)
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """The places of an item: of an image its height and width, which its channels share."""
+        return _grid(self.shape)
 
     def check(self, x: Tensor, name: str = "x") -> None:
         """Refuse a tensor that is no batch of this space (values are not read: that would stall a GPU).

@@ -16,6 +16,8 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 from torch.nn import functional
 
+from compose.core import random
+
 #: Normalised, fewer than four numbers hold next to nothing.
 Width = Annotated[int, Ge(4), Le(4096)]
 
@@ -119,8 +121,7 @@ class _Block(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         q, k, v = rearrange(self.split(self.before(h)), "b n (three h d) -> three b h n d", three=3, h=self.heads)
-        dropped = self.dropout if self.training else 0.0
-        seen = functional.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=dropped)
+        seen = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
         h = h + self._drop(self.joined(rearrange(seen, "b h n d -> b n (h d)")))
         return h + self._drop(self.each(self.inside(h)))
 
@@ -132,7 +133,7 @@ class _Block(nn.Module):
         return h + self.each(self.inside(h))
 
     def _drop(self, h: Tensor) -> Tensor:
-        return functional.dropout(h, self.dropout, self.training)
+        return random.dropout(h, self.dropout) if self.training else h
 
 
 class CausalConv(Causal):
@@ -196,7 +197,8 @@ class _Along(nn.Module):
     def forward(self, above: Tensor, along: Tensor) -> tuple[Tensor, Tensor]:
         above = self.over(above)
         said = self.horizontal(functional.pad(along, (self.kernel - 1, 0))) + self.seen(above)
-        gated = functional.dropout(functional.glu(said, dim=1), self.dropout, self.training)
+        gated = functional.glu(said, dim=1)
+        gated = random.dropout(gated, self.dropout) if self.training else gated
         return above, along + _at_each(self.out, gated)
 
     def over(self, above: Tensor) -> Tensor:

@@ -44,6 +44,7 @@ class _GivesCodes(StagePart):
 #: What stands for an unreadable part, world by world: a latent and an exact one, reals above and codes.
 _STAND_INS: dict[str, list[Any]] = {
     "stage": ["latent", "bijection", _GivesCodes()],
+    "quantizer": ["vq"],
     "density": ["normal", {"type": "model", "stages": ["latent"]}],
     "net": ["mlp"],
     "objective": ["elbo"],

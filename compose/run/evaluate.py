@@ -94,9 +94,11 @@ def _chunks(count: int, size: int) -> Iterator[range]:
         yield range(start, min(start + size, count))
 
 
-def negative_elbo(model: ModelDensity, split: Split, seed: int = 0) -> float:
-    """``-ELBO`` of a split, one draw an example, in nats: what training selects on."""
-    return -float(score(model, split, 1, seed).elbo.mean())
+def costs(model: ModelDensity, split: Split, seed: int = 0) -> dict[str, float]:
+    """``-ELBO`` and ``distortion`` of a split, one draw an example, in nats: what training selects on."""
+    found = score(model, split, 1, seed)
+    names = views(found.terms).get("distortion", [])
+    return {"-ELBO": -float(found.elbo.mean()), "distortion": -sum(found.terms[name] for name in names)}
 
 
 def evaluate(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +12,10 @@ from torch import Tensor
 from compose.core import random
 from compose.core.gaussians import Gaussian
 from compose.core.model import ModelDensity
+from compose.core.quantizer import Quantizer
 from compose.core.roles import Density, Stage
 from compose.data.source import Source
+from compose.recipe.read import read_tree
 
 if TYPE_CHECKING:
     from compose.run.directory import Run
@@ -21,6 +24,9 @@ Record = dict[str, Any]
 
 ACTIVE = 0.01
 EXAMPLES = 1000
+#: Below this share of its codes in use a codebook has collapsed.
+USED = 0.5
+ROWS = 1000
 
 
 @torch.no_grad()
@@ -77,22 +83,73 @@ def _use(q: Density, condition: Tensor, prior: Gaussian | None, standard: bool) 
     return {"units": len(variance), "active": active, "variance": variance.tolist(), "kl": kl}
 
 
+@torch.no_grad()
+def codebooks(model: ModelDensity, source: Source, split: str = "validation") -> list[Record]:
+    """For each edge of a quantizer's codes: how they are used, over all examples.
+
+    Returns:
+        Per edge ``edge``, ``codes`` (how many there are), ``used`` (how many of them come up), ``perplexity`` (of how
+        many the use would be as varied, were all used alike) and ``stage``; of a quantizer that gives several codes a
+        place one each, ``z1.1``, ``z1.2``, ...
+    """
+    part = source.split(split)
+    found: list[Record] = []
+    for i, stage in enumerate(model.stack):
+        quantizer = getattr(stage, "quantizer", None)
+        if not isinstance(quantizer, Quantizer):
+            continue
+        whole = zip(part.x.split(ROWS), [None] * len(part.x) if part.y is None else part.y.split(ROWS), strict=False)
+        codes = torch.cat([model.encode(x, c, i + 1) for x, c in whole])
+        several = codes.dim() > len(quantizer.takes.shape)
+        for j, level in enumerate(codes.unbind(1) if several else [codes], 1):
+            count = torch.bincount(level.flatten(), minlength=quantizer.codes.size).double()
+            share = count / count.sum()
+            entropy = -float(torch.special.xlogy(share, share).sum())
+            edge = f"z{i + 1}.{j}" if several else f"z{i + 1}"
+            record = {"edge": edge, "stage": i, "codes": len(count), "used": int((count > 0).sum())}
+            found.append({**record, "perplexity": math.exp(entropy)})
+    return found
+
+
 def health(run: Run, model: ModelDensity, source: Source) -> list[Record]:
-    """The use of units by stage, with a ``warning`` where a posterior has collapsed."""
+    """The use of units and codes by stage, with a ``warning`` where a posterior or a codebook has collapsed."""
     with random.region(run.recipe.evaluate.seed, "health"):
-        records = units(model, source)
+        records, books = units(model, source), codebooks(model, source)
+    for record in books:
+        if record["used"] < USED * record["codes"]:
+            record["warning"] = (
+                f"codebook collapse at {record['edge']}: {record['used']} of {record['codes']} codes are used. "
+                f"{_more_codes(run, record['stage'])}"
+            )
     for record in records:
         if record["active"] == 0 or record["active"] < 0.1 * record["units"]:
             record["warning"] = (
                 f"posterior collapse at {record['edge']}: {record['active']} of {record['units']} units are active. "
                 f"{_advice(run, record['edge'])}"
             )
-    return records
+    return [*records, *books]
+
+
+def _more_codes(run: Run, stage: int) -> str:
+    """What would bring more codes into use, of all that the quantizer does not do yet."""
+    path = f"model.stages.{stage}.quantizer"
+    at = f"{path} (see {read_tree(run.path / 'recipe.yaml').where(tuple(_keys(path)))})"
+    part = run.recipe.model.stages[stage].quantizer
+    said = getattr(part, "quantizer", part).model_dump()
+    if said.get("update") == "gradient":
+        return f"Let the codebook follow a running mean: {at} with update: ema."
+    if said.get("revive") == 0:
+        return f"Put entries that are not used on vectors that are: {at} with revive: 0.1."
+    if said.get("kmeans") is False:
+        return f"Start from a k-means: {at} with kmeans: true; or take fewer codes."
+    return f"Take fewer codes: {at}; or train longer."
+
+
+def _keys(path: str) -> list[str | int]:
+    return [int(key) if key.isdigit() else key for key in path.split(".")]
 
 
 def _advice(run: Run, edge: str) -> str:
-    from compose.recipe.read import read_tree
-
     recipe, tree = run.recipe, read_tree(run.path / "recipe.yaml")
     objective = recipe.train[0].players[0].objectives[0].objective
     where = tree.where(("train", 0, "players", 0, "objectives", 0, "objective"))

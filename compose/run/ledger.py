@@ -106,7 +106,11 @@ def _notes(scores: Mapping[str, Any]) -> list[str]:
                 f"{_floor_of(split)} itself costs {split['floor']:.{nats}f}"
             )
     for record in scores["health"]:
-        lines.append(f"{record['edge']}: {record['active']} of {record['units']} units active")
+        if "codes" in record:
+            used = f"{record['used']} of {record['codes']} codes used"
+            lines.append(f"{record['edge']}: {used}, as varied as {record['perplexity']:.0f} used alike (perplexity)")
+        else:
+            lines.append(f"{record['edge']}: {record['active']} of {record['units']} units active")
         if "warning" in record:
             lines.append(f"WARNING  {record['warning']}")
     return lines

@@ -53,15 +53,19 @@ class Descent:
             group["lr"] = rate
         return rate
 
-    def step(self, step: int, loss: Tensor) -> None:
+    def step(self, step: int, loss: Tensor) -> Tensor:
         """Descends where loss and gradient are finite; else leaves everything as it is, and counts that.
 
         Args:
             step: Steps taken in this phase.
             loss: The loss on the whole batch, over all devices, so that all of them decide alike.
+
+        Returns:
+            Whether the step was taken, on the device.
         """
         norm = self.norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
-        skipped = (~torch.isfinite(loss + norm)).float()
+        kept = torch.isfinite(loss + norm)
+        skipped = (~kept).float()
         self.skips.add(step, skipped)
         if self.clip is not None:
             torch.nn.utils.clip_grads_with_norm_(self.parameters, self.clip, norm)
@@ -72,6 +76,7 @@ class Descent:
         elif not skipped.item():
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        return kept
 
 
 class Rival:

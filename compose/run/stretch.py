@@ -15,6 +15,7 @@ from compose.core.errors import TrainingError
 from compose.core.kinds import Kind
 from compose.core.model import ModelDensity
 from compose.core.objective import Loss
+from compose.core.quantizer import Quantizer
 from compose.core.terms import rates_and_distortion
 from compose.recipe.recipe import Phase
 from compose.run import state
@@ -22,7 +23,8 @@ from compose.run.batches import Batches
 from compose.run.budget import Budget
 from compose.run.compiled import compiled, explained
 from compose.run.diagnosis import diagnosis
-from compose.run.evaluate import negative_elbo
+from compose.run.evaluate import costs
+from compose.run.frozen import Frozen, encoded, frozen_stages
 from compose.run.log import Log
 from compose.run.player import Actor, Rival, part
 from compose.run.progress import Display
@@ -59,16 +61,18 @@ class Stretch:
         players = zip(self.phase.players, skipped, strict=True)
         with random.region(self.seed, "critics", index):
             self.actors = [Actor(player, loop.recipe, self.model, counts, loop.place) for player, counts in players]
+        self.quantizers = [module for module in self.model.modules() if isinstance(module, Quantizer)]
         self.selects = self.model.kind is not Kind.NONE and all(actor.selects for actor in self.actors)
+        self.frozen: Frozen | None = None
         self.budget = Budget(self.phase, len(loop.source.train), self.at)
         self.log_every = min(LOG_STEPS, self.budget.every or LOG_STEPS)
 
     def go(self) -> None:
         """Trains to the end of the budget and leaves the best weights in the model."""
         self._begin()
-        wrapped = self.fabric.setup_module(
-            compiled(self.model) if self.loop.compiled else self.model, move_to_device=False
-        )
+        self._pass_what_is_frozen()
+        whole = compiled(self.model) if self.loop.compiled else self.model
+        wrapped = self._over(self.fabric.setup_module(whole, move_to_device=False))
         saved = time.monotonic()
         with random.shard(*self.shard), self._compilation():
             while self.budget.done() < 1:
@@ -94,6 +98,21 @@ class Stretch:
         self._freeze(self.actors)
         of = f" {self.index + 1} of {len(self.loop.recipe.train)}" if len(self.loop.recipe.train) > 1 else ""
         self.view.phase(f"training{of}")
+
+    def _pass_what_is_frozen(self) -> None:
+        """Encodes the data once, where the lowest stages hold still and nothing but their terms is asked for."""
+        stages = frozen_stages(self.model, self.loop.source)
+        if not stages or not all(objective.of_terms for actor in self.actors for _, objective in actor.terms):
+            return
+        found = self.frozen = encoded(self.model, self.loop.source, self.batches, stages)
+        self.batches = Batches(found.source, self.phase.batch_size, self.seed, self.index, self.shard)
+        if self.loop.first:
+            before = self.loop.run.record.get("encoded", {})
+            self.loop.run.change_record(encoded={**before, str(self.index): found.digest})
+
+    def _over(self, model: Any) -> Any:
+        """The model, wrapped or bare, from where this phase begins."""
+        return model if self.frozen is None else self.frozen.over(model)
 
     def _fit(self) -> None:
         """Fits what is fitted; of what an earlier phase trained, or left as it was, nothing is set anew."""
@@ -129,7 +148,10 @@ class Stretch:
             rate = actor.descent.set_rate(step, self.budget.done())
             loss = actor.loss(wrapped, x, c, step)
             self.fabric.backward(loss.value)
-            actor.descent.step(step, self._shared(loss.value.detach()))
+            kept = actor.descent.step(step, self._shared(loss.value.detach()))
+            for quantizer in self.quantizers:
+                if quantizer.training:
+                    quantizer.settle(kept)
             if actor.average is not None:
                 actor.average.update_parameters(self.model)
             if (step + 1) % self.log_every == 0 or step == 0:
@@ -203,7 +225,7 @@ class Stretch:
 
         def again() -> Loss:
             self._turn(player, step)
-            return self.actors[player].loss(self.model, *self.batches.at(step), step)
+            return self.actors[player].loss(self._over(self.model), *self.batches.at(step), step)
 
         last, mend = self.loop.last, f"Try a lower train.{self.index}.optimizer.lr, or train.{self.index}.clip=1.0."
         if descent:
@@ -222,21 +244,28 @@ class Stretch:
         scored = self._scored_model()
         modes = {module: module.training for module in scored.modules()}
         scored.eval()
+        cost, judged = 0.0, self._judged_by()
         implicit = scored.kind is Kind.NONE
-        cost = 0.0 if implicit else negative_elbo(scored, self.loop.source.validation, self.loop.recipe.evaluate.seed)
+        if not implicit:
+            cost = costs(scored, self.loop.source.validation, self.loop.recipe.evaluate.seed)[judged]
         for module, mode in modes.items():
             module.training = mode
         best = self.at["best"]
-        if math.isfinite(cost) and (best is None or not self.selects or cost < best["-ELBO"]):
-            self.at["best"] = {"-ELBO": cost, "step": self.at["step"]}
+        if math.isfinite(cost) and (best is None or not self.selects or cost < best["cost"]):
+            self.at["best"] = {"cost": cost, "step": self.at["step"]}
             if self.loop.first:
                 state.save_model(self.best, scored)
         self.at["seen"] = self.at["step"]
         if not self.selects and self.loop.first:
             keep_snapshot(self.loop.run, self.index, self.at["step"], scored)
         if not implicit:
-            self.log.write(self.index, self.at["step"], **{"validation -ELBO": cost})
-            self.view.note(f"step {self.at['step']:>6}   validation -ELBO {cost:.2f} nats")
+            self.log.write(self.index, self.at["step"], **{f"validation {judged}": cost})
+            self.view.note(f"step {self.at['step']:>6}   validation {judged} {cost:.2f} nats")
+
+    def _judged_by(self) -> str:
+        """Which cost tells the best weights: the bound, unless no objective minds more than the distortion."""
+        found = {objective.judged_by for actor in self.actors for _, objective in actor.terms}
+        return "distortion" if found == {"distortion"} else "-ELBO"
 
     def _scored_model(self) -> ModelDensity:
         """The averaged weights where a player keeps them, else the trained ones."""

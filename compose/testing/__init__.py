@@ -17,7 +17,7 @@ from typing import Any
 from compose.core import random
 from compose.core.declare import Part
 from compose.core.errors import ComposeError
-from compose.testing import data, declarations, densities, modules, nets, objectives, stages
+from compose.testing import data, declarations, densities, modules, nets, objectives, quantizers, stages
 from compose.testing.contract import Contract, ContractError
 from compose.testing.declarations import Declaration
 from compose.testing.subject import Subject
@@ -29,6 +29,7 @@ _ROLES: dict[str, tuple[Callable[[Any], Iterator[Subject]], tuple[Contract, ...]
     "density": (densities.candidates, (*modules.CONTRACTS, *densities.CONTRACTS)),
     "stage": (stages.candidates, (*modules.CONTRACTS, *stages.CONTRACTS)),
     "net": (nets.candidates, (*modules.CONTRACTS, *nets.CONTRACTS)),
+    "quantizer": (quantizers.candidates, (*modules.CONTRACTS, *quantizers.CONTRACTS)),
     "objective": (objectives.candidates, objectives.CONTRACTS),
     "data": (data.candidates, data.CONTRACTS),
 }

@@ -68,9 +68,14 @@ class StageSubject(Built):
         return draw(space, n), None if self.labels is None else draw(self.labels, n)
 
     def value(self, whole: nn.Module, x: Tensor, c: Tensor | None) -> Tensor:
-        """The log weight of each row, closed by the reference; without a way up, a number of what comes down."""
+        """The log weight of each row under the reference, less what training pays; else of what comes down."""
         assert isinstance(whole, Stage)
-        return whole.relax(x, c).flatten(1).sum(1) if self.implicit else closed(whole, x, c)
+        if self.implicit:
+            return whole.relax(x, c).flatten(1).sum(1)
+        step = whole.infer(x, c)
+        penalties = [value for value in step.penalties.values() if value.dim()]
+        weight = total(step.terms)
+        return weight + reference(whole.above, step.z).to(weight.dtype) - sum(penalties)
 
 
 def candidates(part: StagePart) -> Iterator[StageSubject]:

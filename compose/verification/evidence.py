@@ -9,9 +9,7 @@ from compose.core.kinds import Kind
 from compose.core.spaces import Codes, Space
 from compose.testing.integrals import integrate, states
 from compose.testing.subject import draw
-from compose.verification.tiny import Tiny
-
-MOST = 4096
+from compose.verification.tiny import MOST_CODES, Tiny
 
 
 @torch.no_grad()
@@ -35,7 +33,7 @@ def evidence(tiny: Tiny) -> Tensor | None:
     for space in codes:
         count *= space.size**space.dim
     dims = sum(space.dim for space in reals)
-    if dims > 2 or count > MOST:
+    if dims > 2 or count > MOST_CODES:
         return None
     grids = [states(space) for space in codes]
     index = torch.cartesian_prod(*[torch.arange(len(grid)) for grid in grids]).reshape(count, -1) if grids else None

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from compose.core.declare import in_module
-from compose.core.roles import DensityPart, Mode
+from compose.core.roles import Mode
 from compose.testing.noise import Tape
 from compose.testing.subject import ROWS
 from compose.verification.report import Finding, check, unchecked
@@ -31,7 +31,7 @@ def gradients(tiny: Tiny) -> Iterator[Finding]:
     said = f"{len(reached) - len(dead)} of {len(reached)}" + (f"; none reaches {', '.join(dead)}" if dead else "")
     yield Finding("parameters reached", float(len(dead)), 0.0, said)
     of = "gradient against finite differences"
-    if any(isinstance(part, DensityPart) and part.gradient == "straight_through" for _, part, _ in tiny.walk()):
+    if any(getattr(part, "gradient", "") == "straight_through" for _, part, _ in tiny.walk()):
         yield unchecked(of, "a part sends a straight-through gradient, which is no slope")
         return
     for mode in MODES if tiny.scored else MODES[:1]:
@@ -48,6 +48,8 @@ def _reached(tiny: Tiny) -> dict[str, bool]:
         model = replace(tiny, seed=TRIES * tiny.seed + i).build()
         x, c = tiny.data(4 * ROWS)
         value = tiny.computed(model, x, c)
+        if tiny.scored:
+            value = value + sum(model.evaluate_terms(x, c).penalties.values())
         if value.requires_grad:
             # Random weights: the plain sum of a normalised output has no gradient at all.
             (value * torch.randn_like(value)).sum().backward()

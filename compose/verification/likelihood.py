@@ -14,7 +14,7 @@ from compose.core.kinds import Kind
 from compose.core.spaces import Codes
 from compose.data.source import Split
 from compose.run.evaluate import draws_allowed, score
-from compose.testing.integrals import DRAWS, expectation
+from compose.testing.integrals import DRAWS, expectation, measure
 from compose.testing.noise import Tape
 from compose.verification.evidence import evidence
 from compose.verification.report import Finding, sums, unchecked
@@ -73,6 +73,12 @@ def samples(tiny: Tiny) -> Iterator[Finding]:
     elif tiny.model.kind <= Kind.WEIGHT and tiny.measured is not None:
         _, _, apart, most, how = tiny.measured
         yield Finding(of, apart, most, f"{how} {apart:.4f}")
+    elif tiny.model.kind <= Kind.BOUND and isinstance(tiny.space, Codes) and (known := evidence(tiny)) is not None:
+        table = known.double()
+        places = tiny.space.size ** torch.arange(tiny.space.dim - 1, -1, -1)
+        drawn = tiny.model.sample(DRAWS, tiny.label(DRAWS))
+        _, _, apart, most, how = measure(tiny.space, lambda x: table[(x.flatten(1) * places).sum(1)], drawn)
+        yield Finding(of, apart, most, f"{how} {apart:.4f}, against the evidence")
     else:
         yield unchecked(of, f"L is only a {tiny.model.kind}")
 

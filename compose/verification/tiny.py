@@ -35,6 +35,8 @@ from compose.testing.variants import shake, shrunk, spoken
 
 #: Most states times rows of noise that a sum over a tiny space takes: by the numbers of noise to integrate over.
 STATES = {0: 100, 1: 100, 2: 20}
+#: Most states of codes on all edges together that the evidence is summed over.
+MOST_CODES = 4096
 WIDTH = 4
 KINKS = 2
 #: Sides of an image that are tried until every stage fits.
@@ -82,6 +84,19 @@ class Tiny:
     def fits(self) -> bool:
         """Whether every part fits its slot."""
         return not _misfit(self.part, self.slot)
+
+    @property
+    def roomy(self) -> bool:
+        """Whether two numbers or more stand on every edge, so that order matters, and few states of codes in all."""
+        assert isinstance(self.part, Model)
+        space, states = self.space, 1
+        for stage in self.part.stages:
+            assert isinstance(stage, StagePart)
+            space = stage.above(space)
+            states *= space.size**space.dim if isinstance(space, Codes) else 1
+            if space.dim < 2:
+                return False
+        return states <= MOST_CODES
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -242,9 +257,18 @@ def shrink(model: Model, space: Space, labels: Codes | None = None, seed: int = 
     if not fitting:
         return Tiny(model, space, labels, seed)
     # Where noise cannot be integrated cell by cell, narrow peaks would be missed by points.
-    counted = next((tiny for tiny in fitting if tiny.countable), replace(fitting[-1], shaken=CALM / 2))
-    rich = (tiny for side in SIDES for tiny in sizes(WIDTH, side) if tiny.fits)
-    return replace(counted, rich=next(rich, None))
+    counted = _first_roomy(tiny for tiny in fitting if tiny.countable) or replace(fitting[-1], shaken=CALM / 2)
+    return replace(counted, rich=_first_roomy(tiny for side in SIDES for tiny in sizes(WIDTH, side) if tiny.fits))
+
+
+def _first_roomy(found: Iterable[Tiny]) -> Tiny | None:
+    """The first with room on every edge; else the first."""
+    first = None
+    for tiny in found:
+        if tiny.roomy:
+            return tiny
+        first = first or tiny
+    return first
 
 
 def _most_whole(found: Iterable[Tiny]) -> list[Tiny]:

@@ -146,12 +146,13 @@ def test_show_before_any_score(compose, runs: dict[str, Path], tmp_path: Path):
 
 
 def test_validation_curve():
-    assert validation_curve([{"step": 1.0}]) == ""
+    name = "validation -ELBO"
+    assert validation_curve([{"step": 1.0}], name) == ""
     falling = [{"validation -ELBO": value} for value in (8.0, 4.0, 1.0, 2.0)]
-    assert validation_curve(falling) == "█▄▁▂  first 8.00, best 1.00, last 2.00"
-    assert validation_curve([{"validation -ELBO": 2.0}]) == "▁  first 2.00, best 2.00, last 2.00"
+    assert validation_curve(falling, name) == "█▄▁▂  first 8.00, best 1.00, last 2.00"
+    assert validation_curve([{name: 2.0}], name) == "▁  first 2.00, best 2.00, last 2.00"
     many = [{"validation -ELBO": float(value)} for value in range(1000)]
-    assert len(validation_curve(many).split()[0]) <= 80
+    assert len(validation_curve(many, name).split()[0]) <= 80
 
 
 def test_changes_between_recipes():

@@ -49,7 +49,7 @@ class Autoregressive(CausalOptions, DensityPart):
 
     def features(self, space: Space) -> Real:
         """``context`` numbers at each place of the grid; the channels of a pixel share them."""
-        return Real((self.context, *_grid_shape(space)))
+        return Real((self.context, *space.grid))
 
     def misfits(self, slot: Slot) -> Iterator[Misfit]:
         """As any density; and the order is one of all places, the width one of all heads."""
@@ -162,14 +162,9 @@ class AutoregressiveDensity(Density):
         return self.place + self.context(there[:, cells])
 
 
-def _grid_shape(space: Space) -> tuple[int, ...]:
-    """The grid of an item, which its channels share."""
-    return space.shape[1:] if len(space.shape) > 2 else space.shape
-
-
 def _raster(space: Codes) -> Tensor:
     """Row by row, and at each pixel channel by channel: places in the flattened item."""
-    cells = math.prod(_grid_shape(space))
+    cells = math.prod(space.grid)
     return torch.arange(space.dim).reshape(-1, cells).T.flatten()
 
 

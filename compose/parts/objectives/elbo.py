@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from compose.core.declare import Misfit, ObjectivePart, Slot
 from compose.core.kinds import Kind
-from compose.core.objective import Loss, Objective
+from compose.core.objective import Loss, Objective, penalised
 from compose.core.roles import DensityPart, Mode, StagePart
 from compose.core.terms import total, views
 
@@ -37,7 +37,7 @@ class ELBO(ObjectivePart):
         if slot.model.kind(inner) is Kind.NONE:
             yield Misfit(f"'{self.type}' needs a likelihood, and this model has none.")
         sampled = any(
-            isinstance(part, StagePart) and "minus_log_q" in part.terms()
+            isinstance(part, StagePart) and {"minus_log_q", "log_likelihood"} & part.terms().keys()
             for part, _ in slot.model.nested(inner).values()
         )
         for key in ("beta", "warmup", "free_bits"):
@@ -56,6 +56,8 @@ class ELBOObjective(Objective):
         options: Weights.
     """
 
+    of_terms = True
+
     def __init__(self, options: ELBO) -> None:
         super().__init__()
         self.options = options
@@ -66,10 +68,10 @@ class ELBOObjective(Objective):
         ledger = model(x, c, call="evaluate_terms", mode=self.options.mode)
         if self.plain:
             # Divided by -n rather than averaged and negated: one operation less on the way back.
-            return Loss(total(ledger.terms).sum() / -x.shape[0], ledger)
+            return Loss(penalised(total(ledger.terms).sum() / -x.shape[0], ledger), ledger)
         beta = self.options.beta * (min(1.0, (step + 1) / self.options.warmup) if self.options.warmup else 1.0)
         value = x.new_zeros((), dtype=next(iter(ledger.terms.values())).dtype)
         for view, names in views(ledger.terms).items():
             cost = -total({name: ledger.terms[name] for name in names}).mean()
             value = value + (cost if view == "distortion" else beta * cost.clamp_min(self.options.free_bits))
-        return Loss(value, ledger)
+        return Loss(penalised(value, ledger), ledger)

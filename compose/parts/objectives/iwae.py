@@ -11,7 +11,7 @@ from annotated_types import Ge, Le
 from torch import Tensor, nn
 
 from compose.core.declare import Misfit, ObjectivePart, Slot
-from compose.core.objective import Loss, Objective
+from compose.core.objective import Loss, Objective, penalised
 from compose.core.roles import DensityPart
 from compose.core.terms import total
 
@@ -46,6 +46,8 @@ class IWAEObjective(Objective):
         samples: K.
     """
 
+    of_terms = True
+
     def __init__(self, samples: int) -> None:
         super().__init__()
         self.samples = samples
@@ -56,4 +58,5 @@ class IWAEObjective(Objective):
         conditions = None if c is None else c.repeat_interleave(self.samples, 0)
         ledger = model(many, conditions, call="evaluate_terms", mode="path")
         weights = total(ledger.terms).unflatten(0, (-1, self.samples))
-        return Loss((math.log(self.samples) - torch.logsumexp(weights, dim=1)).mean(), ledger)
+        value = (math.log(self.samples) - torch.logsumexp(weights, dim=1)).mean()
+        return Loss(penalised(value, ledger), ledger)

@@ -37,6 +37,8 @@ class MaximumLikelihood(ObjectivePart):
 class MaximumLikelihoodObjective(Objective):
     """The negative log-likelihood, averaged over the batch."""
 
+    of_terms = True
+
     def forward(self, model: Any, x: Tensor, c: Tensor | None, step: int) -> Loss:
         """``-log p``, in nats per example."""
         ledger = model(x, c, call="evaluate_terms", mode="path")
