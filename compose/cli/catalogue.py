@@ -60,7 +60,7 @@ def recipes() -> None:
 
 def new_part(
     name: Annotated[str, typer.Argument(metavar="NAME", help="What recipes will call it: my_prior.")],
-    role: Annotated[str, typer.Option("--role", help="density, stage, net or objective.")] = "density",
+    role: Annotated[str, typer.Option("--role", help="density, stage, net, quantizer or objective.")] = "density",
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="The plugin; NAME.py by default.")] = None,
 ) -> None:
     """Write a part that works as it is, and its test: a start for one of your own.
@@ -77,15 +77,17 @@ def new_part(
         "density": f"model.prior={name}",
         "stage": f"'model.stages=[latent, {name}]'",
         "net": f"model.stages.0.encoder={name}",
+        "quantizer": f"model.stages.0.quantizer={name}",
         "objective": f"train.0.objective={name}",
     }[role]
+    recipe = "vqvae" if role == "quantizer" else "vae"
     show(
         f"wrote {plugin}, a {role} that works as it is, and {test}, its contracts",
         "",
         f"  compose parts {name} --plugin {plugin}",
         f"  python -m pytest {test}",
-        f"  compose check vae {use} --plugin {plugin}",
-        f"  compose train vae {use} train.0.steps=200 --plugin {plugin}",
+        f"  compose check {recipe} {use} --plugin {plugin}",
+        f"  compose train {recipe} {use} train.0.steps=200 --plugin {plugin}",
     )
 
 

@@ -178,7 +178,10 @@ class ModelDensity(Density):
             SpaceError: ``x`` or ``c`` is no batch of its space.
         """
         self._check(x, c)
-        back = self._sink(self._rise(x, c, len(self.stages)), c, 0)
+        *below, top = self.stack
+        back = top.mirror(self._rise(x, c, len(below)), c if self.by_label else None)
+        for stage in reversed(below):
+            back = stage.relax(back, c if self.by_label else None)
         return to_features(x, self.space, back.dtype), back
 
     def _rise(self, x: Tensor, c: Tensor | None, edge: int) -> Tensor:

@@ -50,6 +50,13 @@ class Objective(nn.Module):
     #: Whether its weight follows the player's other objectives: their gradient at ``balanced_at`` by its own.
     balanced: bool = False
 
+    #: Whether it compares by a network that is fitted to the data set, and handed to it once by ``receive``.
+    perceives: bool = False
+
+    def receive(self, network: nn.Module) -> None:
+        """Takes the frozen network that it compares by; only where it ``perceives``."""
+        raise NotImplementedError(f"{self.__class__.__name__} compares by no network")
+
     @abstractmethod
     def forward(self, model: Any, x: Tensor, c: Tensor | None, step: int) -> Loss:
         """The loss on one batch.

@@ -94,10 +94,14 @@ def dropout(x: Tensor, share: float) -> Tensor:
     return x if not share else x * (uniform(x.shape, x) >= share) / (1 - share)
 
 
+def gumbel(shape: Sequence[int], like: Tensor) -> Tensor:
+    """Draws standard Gumbel noise; the first axis of ``shape`` is the batch; device and type as ``like``."""
+    return -torch.log(-torch.log(uniform(shape, like).clamp_min(torch.finfo(like.dtype).tiny)))
+
+
 def categorical(logits: Tensor) -> Tensor:
     """Draws an index from the last axis of unnormalised log-probabilities, by the Gumbel trick; ``(batch, ...)``."""
-    u = uniform(logits.shape, logits).clamp_min(torch.finfo(logits.dtype).tiny)
-    return (logits - torch.log(-torch.log(u))).argmax(-1)
+    return (logits + gumbel(logits.shape, logits)).argmax(-1)
 
 
 def _draw(draw: Draw, shape: Sequence[int], like: Tensor) -> Tensor:

@@ -49,6 +49,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "categorical": "compose.parts.densities.categorical:Categorical",
         "discretized_logistic": "compose.parts.densities.discretized_logistic:DiscretizedLogistic",
         "autoregressive": "compose.parts.densities.autoregressive:Autoregressive",
+        "masked": "compose.parts.densities.masked:Masked",
         "model": "compose.parts.densities.model:Model",
     },
     "net": {
@@ -60,6 +61,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "elbo": "compose.parts.objectives.elbo:ELBO",
         "iwae": "compose.parts.objectives.iwae:IWAE",
         "reconstruction": "compose.parts.objectives.reconstruction:Reconstruction",
+        "perceptual": "compose.parts.objectives.perceptual:Perceptual",
         "adversarial": "compose.parts.objectives.adversarial:Adversarial",
         "maximum_likelihood": "compose.parts.objectives.maximum_likelihood:MaximumLikelihood",
     },

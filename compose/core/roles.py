@@ -239,6 +239,12 @@ class Stage(nn.Module):
         """
         raise NotImplementedError(f"{self.__class__.__name__} declares no gradient on the way down")
 
+    def mirror(self, x: Tensor, c: Tensor | None = None) -> Tensor:
+        """Goes up from ``x`` and comes down again as ``relax`` does, with a gradient on both ways."""
+        q, given = self.up(x, c)
+        z = self.infer(x, c).z if q is None or given is None else q.rsample_and_log_prob(given)[0]
+        return self.relax(z, c)
+
     def up(
         self, x: Tensor, c: Tensor | None = None, drawn: Sequence[Tensor] = ()
     ) -> tuple[Density | None, Tensor | None]:

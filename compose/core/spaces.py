@@ -76,6 +76,22 @@ class Codes:
         """The places of an item: of an image its height and width, which its channels share."""
         return _grid(self.shape)
 
+    def raster(self) -> Tensor:
+        """The places of a flattened item, row by row and at each pixel channel by channel, ``(dim,)``."""
+        cells = math.prod(self.grid)
+        return torch.arange(self.dim).reshape(-1, cells).T.flatten()
+
+    def upper(self, rows: int) -> Tensor:
+        """Those places that stand in the uppermost rows; of a sequence its first ones.
+
+        Raises:
+            SpaceError: there are no so many rows.
+        """
+        height = self.shape[-2] if len(self.shape) > 1 else self.dim
+        if not 0 <= rows <= height:
+            raise SpaceError(f"{rows} rows are to be kept, and an item of {self} has {height}.")
+        return self.raster()[: rows * (self.dim // height)]
+
     def check(self, x: Tensor, name: str = "x") -> None:
         """Refuse a tensor that is no batch of this space (values are not read: that would stall a GPU).
 

@@ -57,6 +57,25 @@ class Causal(nn.Module):
         """Place ``i`` alone, ``(batch, width)`` in and out, once all before it have been stepped through."""
 
 
+def at_places(place: Tensor, context: nn.Linear | None, c: Tensor | None, cells: Tensor) -> Tensor:
+    """What each place is, and what a condition says there.
+
+    Args:
+        place: Learned numbers of each place, ``(n, width)``.
+        context: Maps what a condition says at a cell of the grid; none where there is no condition.
+        c: The condition, ``(batch, numbers, *grid)``.
+        cells: For each place its cell of the flattened grid, or a number that is one after division by their count.
+
+    Returns:
+        ``(batch or 1, n, width)``.
+    """
+    if context is None:
+        return place[None]
+    assert c is not None, "a conditional density was asked without a condition"
+    there = c.reshape(*c.shape[:2], -1).movedim(1, 2)
+    return place + context(there[:, cells % there.shape[1]])
+
+
 def causal(options: CausalOptions, grid: tuple[int, int]) -> Causal:
     """The network that the options describe.
 
@@ -80,14 +99,17 @@ class Transformer(Causal):
         heads: Attention heads.
         places: Length of a whole sequence.
         dropout: Share of activations dropped in training.
+        sees_all: Whether every place sees every other, so that there is no step and no cache.
 
     Source: Vaswani et al. 2017, arXiv:1706.03762; normalised before: Radford et al. 2019, GPT-2.
     """
 
-    def __init__(self, layers: int, width: int, heads: int, places: int, dropout: float = 0.0) -> None:
+    def __init__(
+        self, layers: int, width: int, heads: int, places: int, dropout: float = 0.0, sees_all: bool = False
+    ) -> None:
         super().__init__()
         self.places, self.heads = places, heads
-        self.blocks = nn.ModuleList(_Block(width, heads, dropout) for _ in range(layers))
+        self.blocks = nn.ModuleList(_Block(width, heads, dropout, not sees_all) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
 
     def forward(self, h: Tensor) -> Tensor:
@@ -111,9 +133,9 @@ class Transformer(Causal):
 
 
 class _Block(nn.Module):
-    def __init__(self, width: int, heads: int, dropout: float) -> None:
+    def __init__(self, width: int, heads: int, dropout: float, causal: bool) -> None:
         super().__init__()
-        self.heads, self.dropout = heads, dropout
+        self.heads, self.dropout, self.causal = heads, dropout, causal
         self.before, self.inside = nn.LayerNorm(width), nn.LayerNorm(width)
         self.split = nn.Linear(width, 3 * width)
         self.joined = nn.Linear(width, width)
@@ -121,7 +143,7 @@ class _Block(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         q, k, v = rearrange(self.split(self.before(h)), "b n (three h d) -> three b h n d", three=3, h=self.heads)
-        seen = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+        seen = functional.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
         h = h + self._drop(self.joined(rearrange(seen, "b h n d -> b n (h d)")))
         return h + self._drop(self.each(self.inside(h)))
 

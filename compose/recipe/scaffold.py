@@ -11,7 +11,7 @@ from compose.core import registry
 from compose.core.errors import ComposeError
 
 _TEMPLATES = Path(__file__).with_name("templates")
-ROLES = ("density", "stage", "net", "objective")
+ROLES = ("density", "stage", "net", "quantizer", "objective")
 
 
 def scaffold(name: str, role: str = "density", out: str | Path | None = None) -> tuple[Path, Path]:
@@ -19,7 +19,7 @@ def scaffold(name: str, role: str = "density", out: str | Path | None = None) ->
 
     Args:
         name: What recipes will call the part: lower case, ``my_prior``.
-        role: What it is: density, stage, net or objective.
+        role: What it is: density, stage, net, quantizer or objective.
         out: The plugin's file; ``NAME.py`` in the current folder by default.
 
     Returns:

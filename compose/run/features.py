@@ -51,8 +51,14 @@ def features(data: DataPart, source: Source, progress: bool = False) -> tuple[Fe
     return net.features, {"features": f"{WIDTH} numbers of a classifier", **said}
 
 
-def classifier(data: DataPart, progress: bool = False) -> tuple[Classifier, dict[str, Any]] | None:
-    """A classifier of a data set, trained or read, and what is to be said of it; none where examples have no class."""
+def perceived_by(data: DataPart, progress: bool = False) -> nn.Module | None:
+    """What images are compared by in training: layers of a classifier of their own, since scores are by another one."""
+    labelled = _with_classes(data)
+    return None if labelled is None else _kept(labelled, progress, "perception").net
+
+
+def _with_classes(data: DataPart) -> Source | None:
+    """The data with their class labels; none where they have none."""
     if "labels" not in type(data).model_fields:
         return None
     try:
@@ -60,7 +66,14 @@ def classifier(data: DataPart, progress: bool = False) -> tuple[Classifier, dict
     except DataError:  # they come without
         return None
     assert isinstance(labelled, Source)
-    if labelled.condition is None or labelled.train.y is None or labelled.validation.y is None:
+    known = labelled.condition is not None and labelled.train.y is not None and labelled.validation.y is not None
+    return labelled if known else None
+
+
+def classifier(data: DataPart, progress: bool = False) -> tuple[Classifier, dict[str, Any]] | None:
+    """A classifier of a data set, trained or read, and what is to be said of it; none where examples have no class."""
+    labelled = _with_classes(data)
+    if labelled is None:
         return None
     net = _kept(labelled, progress)
     said = {"classifier": f"version {VERSION}, data digest {labelled.digest}"}
@@ -100,34 +113,34 @@ def cache() -> Path:
     return Path(os.environ.get("COMPOSE_CACHE") or Path.home() / ".cache" / "compose")
 
 
-def _kept(source: Source, progress: bool) -> Classifier:
-    """The classifier of a data set: read, or trained and written."""
+def _kept(source: Source, progress: bool, name: str = "classifier") -> Classifier:
+    """A classifier of a data set, by a random stream of that name: read, or trained and written."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file, save
 
     assert source.condition is not None
-    file = cache() / f"classifier-{VERSION}-{source.digest}.safetensors"
+    file = cache() / f"{name}-{VERSION}-{source.digest}.safetensors"
     net = Classifier(source.space, source.condition.size)
     # A file that is cut short, or of another net, is made anew.
     with suppress(OSError, RuntimeError, SafetensorError):
         net.load_state_dict(load_file(file))
         return net.eval().requires_grad_(False)
-    net = _trained(source, progress)
+    net = _trained(source, progress, name)
     file.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(file, save(net.state_dict()))
     return net
 
 
-def _trained(source: Source, progress: bool = False) -> Classifier:
+def _trained(source: Source, progress: bool = False, name: str = "classifier") -> Classifier:
     assert source.condition is not None
     title = "training what samples are compared by, once for these data"
-    with random.region(0, "classifier"), counting(title, STEPS, progress) as tick:
+    with random.region(0, name), counting(title, STEPS, progress) as tick:
         net = Classifier(source.space, source.condition.size)
         optimizer = torch.optim.AdamW(net.parameters(), lr=LR, weight_decay=1e-2)
         falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
         for step in range(STEPS):
             index = torch.randint(len(source.train), (BATCH,))
-            x, y = source.train_batch(index, random.generator(0, "classifier", step))
+            x, y = source.train_batch(index, random.generator(0, name, step))
             assert y is not None
             functional.cross_entropy(net(_shifted(x) if grid(as_real(source.space)) else x), y).backward()
             optimizer.step()

@@ -16,6 +16,7 @@ from compose.core.objective import Loss, Objective
 from compose.core.optimizer import Optimizer
 from compose.core.terms import Ledger
 from compose.recipe.recipe import Player, Recipe, Term
+from compose.run.features import perceived_by
 from compose.run.skips import Skips
 
 if TYPE_CHECKING:
@@ -122,6 +123,9 @@ class Actor:
         slot = Slot("objective", space, labels=labels, model=recipe.model)
         self.player, self.model = player, model
         self.terms = [(term, _objective(place(term.objective.build(slot)))) for term in player.objectives]
+        for term, objective in self.terms:
+            if objective.perceives:
+                objective.receive(_perception(recipe, term).to(next(model.parameters()).device))
         rivals = [(term, objective) for term, objective in self.terms if objective.rival is not None]
         counts = [*skipped, *[0] * (1 + len(rivals) - len(skipped))]
         parameters = trained_parameters(model, player.trains)
@@ -198,6 +202,16 @@ def make_optimizer(parameters: list[nn.Parameter], options: Optimizer) -> torch.
         return torch.optim.Adamax(parameters, betas=(first, second), **shared)
     kind = torch.optim.AdamW if options.type == "adamw" else torch.optim.Adam
     return kind(parameters, betas=(first, second), fused=True, **shared)
+
+
+def _perception(recipe: Recipe, term: Term) -> nn.Module:
+    network = perceived_by(recipe.data)
+    if network is None:
+        raise TrainingError(
+            f"'{term.objective.type}' compares by a classifier of the data set, and '{recipe.data.type}' gives no "
+            f"class labels; hand it another network: network: {{type: wrap, ...}}."
+        )
+    return network
 
 
 def _average(model: nn.Module, decay: float) -> AveragedModel:

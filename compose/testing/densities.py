@@ -195,7 +195,7 @@ def what_is_drawn_is_scored_alike(subject: DensitySubject) -> bool:
     """Step by step, an item is drawn with the log-probability that ``log_prob`` gives it, from any beginning."""
     whole = subject.module()
     density = subject.own(whole)
-    if not density.incremental:
+    if not density.incremental or density.kind is not Kind.EXACT:
         return False
     _, c = subject.inputs(whole, ROWS)
     came, said = density.draw(ROWS, c)

@@ -9,11 +9,12 @@ from typing import Any, ClassVar
 import torch
 
 from compose.core import random, registry
-from compose.core.declare import ObjectivePart, Part, Slot
+from compose.core.declare import ObjectivePart, Part, Slot, as_real
 from compose.core.kinds import Kind
 from compose.core.objective import Loss, Objective
 from compose.core.roles import DensityPart
 from compose.core.spaces import Codes, Real, Space
+from compose.nets.mlp import MLPNet
 from compose.parts.densities.model import Model
 from compose.testing.contract import contract, require
 from compose.testing.integrals import CALM
@@ -56,6 +57,10 @@ class ObjectiveSubject(Subject):
         """What the objective says of some random data."""
         c = None if model.condition is None else draw(self.labels or LABELS, ROWS)
         objective = shake(self.part.build(self.slot).double())
+        assert isinstance(objective, Objective)
+        if objective.perceives:
+            takes = as_real(self.space)
+            objective.receive(shake(MLPNet(takes, Real((4,)), [8], "relu").double()))
         return objective(model, draw(self.space, ROWS), c, step)
 
     def __str__(self) -> str:
@@ -63,8 +68,8 @@ class ObjectiveSubject(Subject):
 
 
 def candidates(part: ObjectivePart) -> Iterator[ObjectiveSubject]:
-    """Every prior alone and over every stage, wherever the two fit; for what trains one side, one prior will do."""
-    priors = ["normal"] if part.one_sided else registry.names("density")
+    """Every prior alone and over every stage, wherever the two fit; for what trains one side, one a space will do."""
+    priors = ["normal", "categorical"] if part.one_sided else registry.names("density")
     for space in SPACES:
         for stages in ([], *([name] for name in registry.names("stage"))):
             for prior in priors:

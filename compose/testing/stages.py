@@ -140,12 +140,13 @@ def items_come_down(subject: StageSubject) -> bool:
         require(not below.requires_grad, "what is generated sends a gradient")
         if not subject.stage.descends:
             continue
-        z.requires_grad_()
+        follows = [z.requires_grad_()] if z.is_floating_point() else []
         relaxed = whole.relax(z, c)
         wanted = (n, *as_real(subject.space).shape)
         require(relaxed.shape == wanted, f"relax gives shape {tuple(relaxed.shape)}, wanted {wanted}")
-        slope = torch.autograd.grad(relaxed.square().sum(), [z, *whole.parameters()], allow_unused=True)
-        require(slope[0] is not None and bool((slope[0] != 0).any()), "relax sends no gradient to the item above")
+        slope = torch.autograd.grad(relaxed.square().sum(), [*follows, *whole.parameters()], allow_unused=True)
+        moved = [each is not None and bool((each != 0).any()) for each in slope]
+        require(all(moved[: len(follows)]) and any(moved), "relax sends no gradient to the item above, or to nothing")
         finite = all(bool(each.isfinite().all()) for each in slope if each is not None)
         require(finite, "the gradient of relax is not finite")
     return True

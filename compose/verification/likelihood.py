@@ -48,12 +48,15 @@ def total_mass(tiny: Tiny) -> Iterator[Finding]:
 
 def _below_the_evidence(tiny: Tiny) -> Iterator[Finding]:
     """For what promises a bound only: it is one at every point, and what it bounds adds up to 1."""
-    known = evidence(tiny)
+    known, subweight = evidence(tiny), tiny.model.kind is Kind.SUBWEIGHT
     if known is None:
+        found = tiny.mean_weight if subweight else tiny.mean
+        value, blur = (found.value, found.error) if subweight else (found.value.exp(), found.error * found.value.exp())
+        total = float(value.sum())
+        yield Finding("sum of what it says, 1 at most", max(total - 1, 0.0), EXACT + float(blur.sum()), f"{total:.6f}")
         yield unchecked("the evidence", "it cannot be summed from above: a stage or the prior is itself only a bound")
         return
     yield Finding("sum of the evidence", abs(float(known.exp().sum()) - 1), EXACT, f"{float(known.exp().sum()):.9f}")
-    subweight = tiny.model.kind is Kind.SUBWEIGHT
     mine = tiny.mean_weight.value.log() if subweight else tiny.mean.value
     over = float((mine - known).max())
     yield Finding("bound above the evidence", max(over, 0.0), EXACT, f"at most {over:.3g} nats, over {len(known)} data")

@@ -54,6 +54,27 @@ def _missed(stage: Stage, label: Tensor | None) -> tuple[int, int]:
 
 
 @check
+def one_likelihood(tiny: Tiny) -> Iterator[Finding]:
+    """What a stage scores on its way up is the density that it draws from on its way down."""
+    model = tiny.build()
+    for i, stage in enumerate(_flat(model), 1):
+        name, label = f"stage {i}", tiny.label(ROWS) if model.by_label else None
+        if not stage.draws or stage.inner:
+            continue
+        x = draw(stage.below, ROWS)
+        step = stage.infer(x, label)
+        density, given = stage.down(step.z, label)
+        if density is None or "log_likelihood" not in step.terms:
+            continue
+        if density.kind is not Kind.EXACT:
+            yield unchecked(name, f"the likelihood is only a {density.kind}, which draws noise of its own")
+            continue
+        with torch.no_grad():
+            off = apart(step.terms["log_likelihood"], density.log_prob(x, given))
+        yield Finding(name, off, 1e-9, f"off by {off:.2g} at most, relative")
+
+
+@check
 def log_dets(tiny: Tiny) -> Iterator[Finding]:
     """The log-det of every bijection is that of its Jacobian, as torch differentiates it."""
     for name, stage, label in _stages(tiny):
@@ -115,7 +136,7 @@ def training_mode(tiny: Tiny) -> Iterator[Finding]:
 def cached(tiny: Tiny) -> Iterator[Finding]:
     """What is drawn step by step, from a cache, is drawn with the log-probability that it is scored with at once."""
     for name, density in tiny.model.named_modules():
-        if isinstance(density, Density) and density.incremental:
+        if isinstance(density, Density) and density.incremental and density.kind is Kind.EXACT:
             c = None if density.condition is None else draw(density.condition, ROWS)
             x, said = density.draw(ROWS, c)
             with torch.no_grad():
@@ -185,4 +206,4 @@ def rounding(tiny: Tiny) -> Iterator[Finding]:
     yield Finding("samples, against what a critic sees", off, half + 1e-9, f"off by {off:.2g} at most")
 
 
-CHECKS = (round_trip, log_dets, rows, training_mode, cached, rounding, polarity)
+CHECKS = (round_trip, one_likelihood, log_dets, rows, training_mode, cached, rounding, polarity)

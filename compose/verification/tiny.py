@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -42,6 +43,8 @@ KINKS = 2
 #: Sides of an image that are tried until every stage fits.
 SIDES = (2, 4, 8, 16)
 MODES: tuple[Mode, ...] = ("path", "kl")
+#: How far weights are shaken where sums are exact: then what a part makes of its input shows.
+STRONG = 3.0
 #: Where shaken weights take a draw at most, beside which integrals would lose mass.
 FAR = 25.0
 FAR_DRAWS = 4000
@@ -87,16 +90,25 @@ class Tiny:
 
     @property
     def roomy(self) -> bool:
-        """Whether two numbers or more stand on every edge, so that order matters, and few states of codes in all."""
-        assert isinstance(self.part, Model)
-        space, states = self.space, 1
-        for stage in self.part.stages:
-            assert isinstance(stage, StagePart)
-            space = stage.above(space)
-            states *= space.size**space.dim if isinstance(space, Codes) else 1
-            if space.dim < 2:
-                return False
-        return states <= MOST_CODES
+        """Whether codes stand beside others on every edge of codes, so that order matters, and few states in all."""
+        edges = [slot.space for slot in self._edges() if isinstance(slot.space, Codes)]
+        return (
+            all(space.dim > 1 for space in edges)
+            and math.prod(space.size**space.dim for space in edges[1:]) <= MOST_CODES
+        )
+
+    @property
+    def discrete(self) -> bool:
+        """Whether there are codes on every edge and no noise, so that sums are exact however narrow a peak is."""
+        return not self.noise and all(isinstance(slot.space, Codes) for slot in self._edges())
+
+    def _edges(self) -> Iterator[Slot]:
+        """The slot of what stands on each edge, from the data upward; a model that closes another is laid open."""
+        for part, slot in self.part.nested(self.slot).values():
+            if isinstance(part, Model):
+                yield from replace(self, part=part, space=slot.space)._edges()
+            else:
+                yield slot
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -256,8 +268,13 @@ def shrink(model: Model, space: Space, labels: Codes | None = None, seed: int = 
     fitting = [tiny for tiny in sizes(KINKS) if tiny.fits] or _most_whole(sizes(KINKS, leave_out=True))
     if not fitting:
         return Tiny(model, space, labels, seed)
+    # Kinks matter to integrals alone.
+    whole = next((tiny for tiny in sizes(WIDTH) if tiny.fits and tiny.roomy and tiny.discrete and tiny.countable), None)
     # Where noise cannot be integrated cell by cell, narrow peaks would be missed by points.
-    counted = _first_roomy(tiny for tiny in fitting if tiny.countable) or replace(fitting[-1], shaken=CALM / 2)
+    counted = replace(whole, shaken=STRONG) if whole else _first_roomy(tiny for tiny in fitting if tiny.countable)
+    if counted is None or not counted.roomy:
+        drawn = next((tiny for tiny in reversed(fitting) if tiny.summable and tiny.roomy), None)
+        counted = replace(drawn or fitting[-1], shaken=CALM / 2) if drawn or counted is None else counted
     return replace(counted, rich=_first_roomy(tiny for side in SIDES for tiny in sizes(WIDTH, side) if tiny.fits))
 
 

@@ -25,6 +25,7 @@ USES: dict[str, dict[str, Any]] = {
     "density": {"model": {"stages": [{**SMALL, "posterior": "fresh_density"}], "prior": "fresh_density"}},
     "stage": {"model": {"stages": [SMALL, "fresh_stage"]}},
     "net": {"model": {"stages": [{**SMALL, "encoder": "fresh_net", "decoder": {"type": "fresh_net", "width": 8}}]}},
+    "quantizer": {"model": {"stages": [{"type": "codes", "quantizer": "fresh_quantizer"}], "prior": "categorical"}},
     "objective": {"model": {"stages": [SMALL]}, "train": [{"steps": 3, "objective": "fresh_objective"}]},
 }
 
@@ -98,7 +99,7 @@ def test_its_text_is_clean(fresh: tuple[str, Path, Path]):
         ("my-part", "density", "cannot name a part"),
         ("class", "net", "cannot name a part"),
         ("flow", "density", "already"),
-        ("mine", "data", "wanted one of density, stage, net, objective"),
+        ("mine", "data", "wanted one of density, stage, net, quantizer, objective"),
     ],
 )
 def test_a_bad_name_or_role_is_refused(name: str, role: str, message: str, tmp_path: Path):

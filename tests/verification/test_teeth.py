@@ -16,6 +16,7 @@ from tests.verification.mutate import mutated
 MAF = "model.prior={type: flow, transform: maf, layers: 2}"
 BIJECTION = "model.stages={type: bijection, transform: affine_coupling}"
 PIXEL_FLOW = "model.stages=[dequantize, {type: bijection, transform: affine_coupling, layers: 2}]"
+CODED = ("model.stages.0.likelihood=categorical", "model.stages.0.decoder.activation=silu")
 #: Recipes by nickname: a shipped one and the changes to it.
 RECIPES: dict[str, tuple[str, ...]] = {
     "vae": ("vae",),
@@ -51,6 +52,14 @@ RECIPES: dict[str, tuple[str, ...]] = {
         "model={stages: [], prior: {type: autoregressive}}",
         "train.0.objective=maximum_likelihood",
     ),
+    "masked pixels": ("vae", "model={stages: [], prior: {type: masked}}"),
+    # A dead unit in a net of four would hide what codes are decoded to.
+    "codes": ("vqvae", *CODED),
+    "scalar codes": ("vqvae_fsq", "model.prior=categorical", *CODED),
+    "cosine codes": ("vqvae", "model.stages.0.quantizer.cosine=true", *CODED),
+    "sign codes": ("vqvae", "model.stages.0.quantizer=lfq", *CODED),
+    "masked binary pixels": ("fashion/vae", "model={stages: [], prior: {type: masked}}", "train.0.objective.warmup=0"),
+    "masked grey pixels": ("fashion/flow", "model={stages: [], prior: {type: masked}}"),
     "pixelvae": ("vae", "model.stages.0.likelihood=autoregressive"),
     "convolved pixelvae": ("vae", "model.stages.0.likelihood={type: autoregressive, network: causal_conv}"),
     "convolved binary pixels": (
@@ -283,7 +292,7 @@ FAULTS = (
     Fault(
         "attention to what comes later",
         "compose.nets.causal",
-        "q, k, v, is_causal=True",
+        "q, k, v, is_causal=self.causal",
         "q, k, v, is_causal=False",
         "total mass",
         PIXELS,
@@ -311,6 +320,30 @@ FAULTS = (
         "rows = 0 * above[:, :, max(0, end - self.kernel) : end]",
         "cached",
         CONVOLVED,
+    ),
+    Fault(
+        "codes decoded from other vectors than they were scored with",
+        PARTS + "stages.codes",
+        "return self.likelihood, self._features(self.quantizer.vectors(z), c)",
+        "return self.likelihood, self._features(0 * self.quantizer.vectors(z), c)",
+        "one likelihood",
+        ("codes", "scalar codes", "sign codes"),
+    ),
+    Fault(
+        "samples decoded from one code alone",
+        PARTS + "stages.codes",
+        "return self.likelihood.sample(z.shape[0], self.down(z, c)[1])",
+        "return self.likelihood.sample(z.shape[0], self.down(0 * z, c)[1])",
+        "samples",
+        ("codes", "cosine codes", "sign codes"),
+    ),
+    Fault(
+        "a mask counts for itself alone",
+        PARTS + "densities.masked",
+        "return -(each * masked).sum(1) * dim / count[:, 0]",
+        "return -(each * masked).sum(1)",
+        "total mass",
+        ("masked pixels", "masked binary pixels", "masked grey pixels"),
     ),
 )
 RECIPES["fashion flow prior"] = ("fashion/vae", MAF)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from typing import Annotated, ClassVar
 
@@ -16,7 +15,7 @@ from compose.core.errors import SpaceError
 from compose.core.random import categorical
 from compose.core.roles import AS_IT_IS, Density, DensityPart, Drawing, Mode
 from compose.core.spaces import Codes, Real, Space
-from compose.nets.causal import CausalOptions, causal
+from compose.nets.causal import CausalOptions, at_places, causal
 
 #: Longer sequences would take a cache, and an attention, of gigabytes.
 LONGEST = 65_536
@@ -97,7 +96,7 @@ class AutoregressiveDensity(Density):
         self.head = nn.Linear(width, space.size)
         self.context = None if condition is None else nn.Linear(options.context, width, bias=False)
         nn.init.normal_(self.codes.weight, std=width**-0.5)
-        order = torch.tensor(options.order) if options.order is not None else _raster(space)
+        order = torch.tensor(options.order) if options.order is not None else space.raster()
         self.order: Tensor
         self.back: Tensor
         self.register_buffer("order", order, persistent=False)
@@ -139,14 +138,10 @@ class AutoregressiveDensity(Density):
 
     def beginning(self, x: Tensor, rows: int) -> Tensor:
         """The codes of the uppermost rows; of a sequence its first codes."""
-        height, columns = _rows_and_columns(self.space)
-        if height == 1:
-            height, columns = columns, 1
-        if not torch.equal(self.order.cpu(), _raster(self.space)):
+        upper = self.space.upper(rows).to(x.device)
+        if not torch.equal(self.order, self.space.raster().to(self.order.device)):
             raise SpaceError("this model draws in an order of its own, so it cannot go on from the upper rows.")
-        if not 0 <= rows <= height:
-            raise SpaceError(f"{rows} rows are to be kept, and an item of {self.space} has {height}.")
-        return x.reshape(x.shape[0], -1).long()[:, self.order[: rows * columns]]
+        return x.flatten(1).long()[:, upper]
 
     def _seen(self, tokens: Tensor) -> Tensor:
         """At each place the code before it; at the first nothing."""
@@ -154,18 +149,7 @@ class AutoregressiveDensity(Density):
 
     def _places(self, c: Tensor | None) -> Tensor:
         """What each place is, and what the condition says there, ``(batch or 1, n, width)``."""
-        if self.context is None:
-            return self.place[None]
-        assert c is not None, "a conditional density was asked without a condition"
-        there = c.reshape(*c.shape[:2], -1).movedim(1, 2)  # (batch, cells of the grid, context)
-        cells = self.order % there.shape[1]
-        return self.place + self.context(there[:, cells])
-
-
-def _raster(space: Codes) -> Tensor:
-    """Row by row, and at each pixel channel by channel: places in the flattened item."""
-    cells = math.prod(space.grid)
-    return torch.arange(space.dim).reshape(-1, cells).T.flatten()
+        return at_places(self.place, self.context, c, self.order)
 
 
 def _rows_and_columns(space: Codes) -> tuple[int, int]:

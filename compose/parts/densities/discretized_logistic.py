@@ -31,10 +31,12 @@ class DiscretizedLogistic(DensityPart):
 
     components: Annotated[int, Ge(1), Le(256)] = 5
     """How many logistics a pixel mixes."""
+    shared_scale: bool = False
+    """One scale for all of them, learned by itself, in place of those that a net gives: it can be fitted alone."""
 
     def features(self, space: Space) -> Real:
-        """For every component of every code: raw weight, location, raw log-scale."""
-        return Real((3, self.components, *space.shape))
+        """For every component of every code: raw weight, location and, unless that is shared, raw log-scale."""
+        return Real((2 if self.shared_scale else 3, self.components, *space.shape))
 
     def misfits(self, slot: Slot) -> Iterator[Misfit]:
         """As any density; and only ordered codes have cells."""
@@ -53,14 +55,15 @@ class DiscretizedLogisticDensity(Density):
 
     Args:
         space: Ordered codes.
-        condition: ``(3, components, *shape)``; none for learned parameters.
-        features: Space of the condition.
+        condition: As ``features``; none for learned parameters.
+        features: ``(3, components, *shape)``; 2 in place of 3 where one scale is learned for all.
     """
 
     def __init__(self, space: Codes, condition: Space | None, features: Real) -> None:
         super().__init__(space, condition)
         self.levels = space.size
         self.parameters_or = FreeParameters(features, condition)
+        self.scale = nn.Parameter(torch.zeros(())) if features.shape[0] == 2 else None
         if self.parameters_or.value is not None:
             # Components that start alike would stay alike.
             spread = torch.linspace(-0.9, 0.9, features.shape[1]) if features.shape[1] > 1 else torch.zeros(1)
@@ -72,7 +75,7 @@ class DiscretizedLogisticDensity(Density):
         With cell edges ``a`` above and ``b`` below, both standardised, the mass is
         ``sigmoid(a) - sigmoid(b) = sigmoid(a) sigmoid(-b) (1 - exp(b - a))``, which keeps its digits in any tail.
         """
-        raw, loc, raw_scale = self.parameters_or(x.shape[0], c).unbind(1)
+        raw, loc, raw_scale = self._of_each(x.shape[0], c)
         inverse_scale = (-bounded(raw_scale, 7.0)).exp()
         half = 1 / (self.levels - 1)
         centre = (2 * half * x.to(loc.dtype) - 1)[:, None]
@@ -86,15 +89,20 @@ class DiscretizedLogisticDensity(Density):
 
     def centre(self, c: Tensor) -> Tensor:
         """The mean location of the logistics; the tails that the end levels take do not count."""
-        raw, loc, _ = c.unbind(1)
+        raw, loc, *_ = c.unbind(1)
         return (1 + (raw.softmax(1) * loc).sum(1)) / 2
 
     @torch.no_grad()
     def sample(self, n: int, c: Tensor | None = None) -> Tensor:
         """Picks a component, draws from its logistic, takes the cell it falls in."""
-        raw, loc, raw_scale = self.parameters_or(n, c).unbind(1)
+        raw, loc, raw_scale = self._of_each(n, c)
         picked = categorical(raw.movedim(1, -1))[:, None]
         loc, scale = loc.gather(1, picked)[:, 0], bounded(raw_scale, 7.0).exp().gather(1, picked)[:, 0]
         u = uniform(loc.shape, loc).clamp(torch.finfo(loc.dtype).tiny, 1 - torch.finfo(loc.dtype).eps / 2)
         value = loc + scale * torch.logit(u)
         return ((value + 1) * (self.levels - 1) / 2).round().clamp(0, self.levels - 1).long()
+
+    def _of_each(self, n: int, c: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Raw weight, location and raw log-scale of every component of every code."""
+        raw, loc, *given = self.parameters_or(n, c).unbind(1)
+        return raw, loc, given[0] if self.scale is None else self.scale.expand_as(loc)

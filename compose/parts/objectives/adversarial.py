@@ -67,6 +67,8 @@ class Adversarial(ObjectivePart):
     """How many items the critic sees at once; has to divide the batch."""
     noise: Annotated[float, Ge(0)] = 0.0
     """Standard deviation of noise that is added to all that the critic sees."""
+    of: Literal["samples", "reconstructions"] = "samples"
+    """What the critic tells from data at x: what comes down from the prior, or data that went up and down again."""
     features: Annotated[float, Ge(0)] = 0.0
     """Weight of half the squared distance of data and reconstructions in the critic's last hidden layer; at x."""
     adaptive: bool = False
@@ -99,10 +101,12 @@ class Adversarial(ObjectivePart):
             return
         if self.patch and len(item.shape) < 3:
             yield Misfit(f"patches are of images, and at {self.at} there is {item}.", key="patch", swap=False)
-        if self.features and (index or any(stage.kind(place) is Kind.NONE for stage, place in stages)):
-            why = f"those are at x, and the critic at {self.at}" if index else "no way leads up through this model"
-            yield Misfit(f"'features' sets data beside their reconstructions; {why}.", key="features", swap=False)
-            return
+        back = index or any(stage.kind(place) is Kind.NONE for stage, place in stages)
+        why = f"those are at x, and the critic at {self.at}" if index else "no way leads up through this model"
+        for key, wanted in (("features", bool(self.features)), ("of", self.of == "reconstructions")):
+            if back and wanted:
+                yield Misfit(f"'{key}' sets data beside their reconstructions; {why}.", key=key, swap=False)
+                return
         for i, (stage, place) in enumerate(stages):
             if i >= index and not stage.descends:
                 yield Misfit(
@@ -213,7 +217,10 @@ class AdversarialObjective(Objective):
 
     def _seen(self, model: Any, x: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor]:
         """What is real and what the model makes of it: at the data samples, above them draws of the posterior."""
-        up, down = model(x, c, call="meet", edge=self.edge)
+        if self.options.of == "reconstructions":
+            up, down = model(x, c, call="mirror")
+        else:
+            up, down = model(x, c, call="meet", edge=self.edge)
         real, fake = (down, up) if self.edge else (up, down)
         return self._prepared(real.detach(), c), self._prepared(fake, c)
 

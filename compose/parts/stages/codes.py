@@ -44,6 +44,12 @@ class Coded(StagePart):
         """As its option says."""
         return self.labels
 
+    @property
+    def descends(self) -> bool:
+        """Where its likelihood has a centre; the gradient ends at the codes' vectors."""
+        assert isinstance(self.likelihood, DensityPart)
+        return self.likelihood.centred
+
     def above(self, below: Space) -> Codes:
         """The codes on a grid ``factor`` times coarser."""
         assert isinstance(self.quantizer, QuantizerPart)
@@ -111,6 +117,14 @@ class CodedStage(Stage):
     def down(self, z: Tensor, c: Tensor | None = None, drawn: Sequence[Tensor] = ()) -> tuple[Density, Tensor]:
         """The likelihood and its parameters."""
         return self.likelihood, self._features(self.quantizer.vectors(z), c)
+
+    def relax(self, z: Tensor, c: Tensor | None = None) -> Tensor:
+        """The middle of p(x | k), with a gradient to the decoder."""
+        return self.likelihood.centre(self.down(z, c)[1])
+
+    def mirror(self, x: Tensor, c: Tensor | None = None) -> Tensor:
+        """The middle of p(x | k) for the codes of x, with a gradient straight through them to the encoder."""
+        return self.likelihood.centre(self._features(self.quantizer(self._vectors(x, c)).vectors, c))
 
     @torch.no_grad()
     def generate(self, z: Tensor, c: Tensor | None = None) -> Tensor:

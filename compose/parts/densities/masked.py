@@ -1,0 +1,171 @@
+"""Codes in any order, each given those that are known."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Annotated, ClassVar
+
+import torch
+from annotated_types import Ge, Le, Lt
+from torch import Tensor, nn
+from torch.nn import functional
+
+from compose.core.declare import Misfit, Slot
+from compose.core.errors import SpaceError
+from compose.core.kinds import Kind
+from compose.core.random import categorical, gumbel, uniform
+from compose.core.roles import AS_IT_IS, Density, DensityPart, Drawing, Mode
+from compose.core.spaces import Codes, Real, Space
+from compose.nets.causal import Transformer, Width, at_places
+
+#: Attention from each place to each other one.
+LONGEST = 16_384
+
+
+class Masked(DensityPart):
+    """``L = D/m sum_{i masked} log softmax(net(x with m of its D codes masked))[x_i]``, with the mask at random.
+
+    In expectation that is the chain rule over all orders alike: a bound on the mixture of them, ``E L <= log p``, and
+    what an absorbing diffusion in continuous time comes to. Drawn one by one in a random order, samples are from that
+    mixture. Drawn in fewer ``steps`` they are not: codes of one step do not know of each other.
+    """
+
+    type: ClassVar[str] = "masked"
+    source: ClassVar[str] = (
+        "any order: Uria et al. 2014, arXiv:1310.1757; Hoogeboom et al. 2022, arXiv:2110.02037; absorbing diffusion: "
+        "Austin et al. 2021, arXiv:2107.03006; few steps by confidence: Chang et al. 2022, arXiv:2202.04200"
+    )
+    takes: ClassVar[tuple[type, ...]] = (Codes,)
+    gradient: ClassVar = "none"
+
+    layers: Annotated[int, Ge(1), Le(256)] = 4
+    """How many blocks of attention from each place to all."""
+    width: Width = 128
+    """Numbers at each code."""
+    heads: Annotated[int, Ge(1), Le(256)] = 4
+    """Attention heads, which share the width."""
+    dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
+    """Share of activations dropped in training."""
+    steps: Annotated[int, Ge(1), Le(LONGEST)] | None = None
+    """Steps of the network for a sample, each keeping the codes that it is surest of; by default one for each code."""
+    spread: Annotated[float, Ge(0)] = 4.0
+    """Of fewer steps: noise in what counts as sure, which falls to 0 over the steps; without it samples are alike."""
+    context: Annotated[int, Ge(1), Le(4096)] = 16
+    """Under a condition: how many numbers the net gives to each place of the grid."""
+
+    @property
+    def training_differs(self) -> str:
+        """Dropout."""
+        return f"a share of {self.dropout:g} of its activations is dropped" if self.dropout else ""
+
+    def kind(self, slot: Slot) -> Kind:
+        """A bound."""
+        return Kind.BOUND
+
+    def features(self, space: Space) -> Real:
+        """``context`` numbers at each place of the grid; the channels of a pixel share them."""
+        return Real((self.context, *space.grid))
+
+    def misfits(self, slot: Slot) -> Iterator[Misfit]:
+        """As any density; and the width is one of all heads."""
+        yield from super().misfits(slot)
+        if self.width % self.heads:
+            yield Misfit(f"{self.heads} heads cannot share a width of {self.width} evenly.", key="heads", swap=False)
+        if isinstance(slot.space, Codes) and slot.space.dim > LONGEST:
+            yield Misfit(f"{slot.space.dim} codes are more than the {LONGEST} that '{self.type}' looks at together.")
+
+    def make(self, slot: Slot, children: Mapping[str, nn.Module]) -> nn.Module:
+        """The density in its slot."""
+        assert isinstance(slot.space, Codes)
+        return MaskedDensity(slot.space, slot.condition, self)
+
+
+class MaskedDensity(Density):
+    """Codes drawn in any order.
+
+    Args:
+        space: Codes of any size.
+        condition: ``(context, *grid)``; none for a density that stands alone.
+        options: The network, the steps, the size of the context.
+    """
+
+    incremental = True
+
+    def __init__(self, space: Codes, condition: Space | None, options: Masked) -> None:
+        super().__init__(space, condition, Kind.BOUND)
+        self.space: Codes = space
+        self.steps, self.spread = min(options.steps or space.dim, space.dim), options.spread
+        width = options.width
+        # One more for what is masked.
+        self.codes = nn.Embedding(space.size + 1, width)
+        self.place = nn.Parameter(width**-0.5 * torch.randn(space.dim, width))
+        self.network = Transformer(options.layers, width, options.heads, space.dim, options.dropout, sees_all=True)
+        self.head = nn.Linear(width, space.size)
+        self.context = None if condition is None else nn.Linear(options.context, width, bias=False)
+        nn.init.normal_(self.codes.weight, std=width**-0.5)
+
+    def log_prob(self, x: Tensor, c: Tensor | None = None, mode: Mode = "path") -> Tensor:
+        """A bound from one random mask, in nats; its expectation is that of the chain rule over all orders."""
+        tokens, dim = x.flatten(1).long(), self.space.dim
+        noise = uniform((len(x), dim + 1), self.place)
+        count = (noise[:, :1] * dim).long().clamp_max(dim - 1) + 1
+        masked = noise[:, 1:].argsort(1).argsort(1) < count
+        each = functional.cross_entropy(self._logits(tokens, masked, c).movedim(2, 1), tokens, reduction="none")
+        return -(each * masked).sum(1) * dim / count[:, 0]
+
+    @torch.no_grad()
+    def sample(self, n: int, c: Tensor | None = None) -> Tensor:
+        """Draws in ``steps`` of the network."""
+        return self.draw(n, c)[0]
+
+    @torch.no_grad()
+    def draw(self, n: int, c: Tensor | None = None, how: Drawing = AS_IT_IS) -> tuple[Tensor, Tensor]:
+        """Draws in ``steps`` of the network, each given what is known by then.
+
+        The log-probability is that of the order it was drawn in; in fewer steps than codes it is none of the model's.
+
+        Raises:
+            SpaceError: more codes are known than there are.
+        """
+        known = self._nothing(n) if how.known is None else how.known
+        if known.shape[1] > self.space.dim:
+            raise SpaceError(f"{known.shape[1]} codes are known, and an item has {self.space.dim}.")
+        first = self.space.raster()[: known.shape[1]].to(known.device)
+        tokens = self._nothing(n, self.space.dim)
+        masked = torch.ones_like(tokens, dtype=torch.bool)
+        tokens[:, first], masked[:, first] = known, False
+        total = left = self.space.dim - known.shape[1]
+        steps, log_prob = min(self.steps, total), self.place.new_zeros(n)
+        for step in range(1, steps + 1):
+            share = step / steps
+            logits = how.sharpened(self._logits(tokens, masked, c).flatten(0, 1)).unflatten(0, (n, -1))
+            drawn = categorical(logits)
+            sure = logits.log_softmax(2).gather(2, drawn[..., None])[..., 0]
+            if steps == total:
+                left, score = left - 1, uniform(sure.shape, sure)
+            else:
+                left = max(0, min(left - 1, int(total * math.cos(0.5 * math.pi * share))))
+                score = sure + self.spread * (1 - share) * gumbel(sure.shape, sure)
+            found = masked & ~_lowest(score, masked, left)
+            tokens, masked = torch.where(found, drawn, tokens), masked & ~found
+            log_prob += (sure * found).sum(1)
+        return tokens.reshape(n, *self.space.shape), log_prob
+
+    def beginning(self, x: Tensor, rows: int) -> Tensor:
+        """The codes of the uppermost rows; of a sequence its first codes."""
+        return x.flatten(1).long()[:, self.space.upper(rows).to(x.device)]
+
+    def _nothing(self, n: int, m: int = 0) -> Tensor:
+        return torch.zeros(n, m, dtype=torch.long, device=self.place.device)
+
+    def _logits(self, tokens: Tensor, masked: Tensor, c: Tensor | None) -> Tensor:
+        """Of every code, given those that are not masked, ``(batch, n, size)``."""
+        seen = self.codes(torch.where(masked, self.space.size, tokens))
+        cells = torch.arange(self.space.dim, device=tokens.device)
+        return self.head(self.network(seen + at_places(self.place, self.context, c, cells)))
+
+
+def _lowest(score: Tensor, among: Tensor, count: int) -> Tensor:
+    """Which are the ``count`` lowest of each row among some."""
+    return among & (score.masked_fill(~among, torch.inf).argsort(1).argsort(1) < count)
