@@ -152,10 +152,9 @@ def polarity(tiny: Tiny) -> Iterator[Finding]:
             continue
         taken, refused = [], 0
         for part in _inexact(slot):
-            if any("must be exact" in reason.message for reason in part.misfits(slot)):
-                refused += 1
-            else:
-                taken.append(part.type)
+            reasons = [reason.message for reason in part.misfits(slot)]
+            refused += any("must be exact" in reason for reason in reasons)
+            taken += [] if reasons else [part.type]
         said = f"{refused} inexact densities refused" + (f", taken: {', '.join(taken)}" if taken else "")
         yield Finding(f"model.{path}", float(len(taken)), 0.0, said)
 

@@ -18,7 +18,13 @@ def test_every_recipe_has_a_golden_curve():
     assert not left_over, f"golden curves of no recipe: {', '.join(sorted(left_over))}; drop them by: {COMMAND}"
 
 
-@pytest.mark.parametrize("name", names())
+#: Twenty steps of these take ten seconds and more.
+LONG = {"fashion/flow", "fashion/conv_ladder"}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in names()]
+)
 def test_golden_curve(name, tmp_path):
     kept = golden().get(name)
     if kept is None:

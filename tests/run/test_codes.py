@@ -82,7 +82,7 @@ def test_each_residual_level_is_told(go, tmp_path):
     assert run.model().prior.space.shape == (2, 4, 4)
 
 
-@pytest.mark.parametrize("quantizer", ["vq", "lfq"])
+@pytest.mark.parametrize("quantizer", ["vq", pytest.param("lfq", marks=pytest.mark.slow)])
 def test_on_two_devices(quantizer, tmp_path):
     """Means and revived entries are those of the whole batch; in doubles, so that no tie is broken by rounding."""
     options: dict[str, Any] = {"vq": "{type: vq, size: 64, dim: 16, decay: 0.5}", "lfq": "{type: lfq, bits: 6}"}

@@ -42,7 +42,13 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return asked
 
 
-@pytest.mark.parametrize("name", shipped())
+#: Their sampling takes a step of a network for each code, all in one graph: the compiler takes a minute.
+STEP_BY_STEP = {"ar_pixels", "pixelvae", "fashion/vqvae"}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in STEP_BY_STEP else name for name in shipped()]
+)
 def test_a_shipped_model_is_one_graph_in_training_and_in_sampling(name: str):
     try:
         model = build(load_recipe(name))

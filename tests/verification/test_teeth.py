@@ -364,7 +364,15 @@ def test_the_page_lists_what_is_planted():
     assert rows[1:] == [(fault.what, ", ".join(fault.recipes), fault.speaks) for fault in FAULTS]
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.what)
+#: Their sums take most of a minute each.
+LONG = {"what splits off is not scored", "the volume of learned noise forgotten"}
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [pytest.param(fault, marks=pytest.mark.slow) if fault.what in LONG else fault for fault in FAULTS],
+    ids=lambda fault: fault.what,
+)
 def test_the_right_check_speaks(fault: Fault):
     def failures(recipe: Recipe) -> list[Finding]:
         found = verify(recipe, only=[fault.speaks]).findings[fault.speaks]
