@@ -40,22 +40,20 @@ def total(terms: Mapping[str, Tensor]) -> Tensor:
 
 
 def views(names: Mapping[str, object] | list[str]) -> dict[str, list[str]]:
-    """Groups the names of terms into ``distortion`` and one ``rate z_i`` per latent edge.
+    """Groups the names of terms into ``distortion`` and one ``rate z_i`` per sampled edge.
 
-    What a model pays before the first latent is distortion. A latent ``z_i`` is what is drawn, so that ``-log q(z_i)``
-    stands first, or what a likelihood is conditioned on, as codes are: from there up to the next latent the model pays
+    What a model pays before the first ``-log q`` is distortion. From ``-log q(z_i)`` up to the next ``-log q`` it pays
     for ``z_i``: log-dets, the next likelihood or the prior. With a minus sign each group's sum is its view, and
     ``distortion + all rates = -L``.
     """
     groups: dict[str, list[str]] = {"distortion": []}
-    group, before = "distortion", ""
+    group = "distortion"
     for name in names:
         edge, _, term = name.rpartition(".")
-        if term == "minus_log_q" or before == "log_likelihood":
+        if term == "minus_log_q":
             group = f"rate {edge}"
             groups[group] = []
         groups[group].append(name)
-        before = term
     return {group: members for group, members in groups.items() if members}
 
 

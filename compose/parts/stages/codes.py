@@ -18,7 +18,7 @@ from compose.core.spaces import Codes, Real, Space
 
 
 class Coded(StagePart):
-    """Up ``k = quantize(encode(x))``, down ``x ~ p(x | k)``; adds ``log p(x | k)``.
+    """Up ``k = quantize(encode(x))``, down ``x ~ p(x | k)``; adds ``log p(x | k)``, and ``-log q(k | x)``, which is 0.
 
     With a prior over the codes ``log p(x | k) + log p(k)`` is a bound: it counts one of the codes that x could have
     come from. That rate sends no gradient to the encoder; only what the decoder makes of the codes does.
@@ -56,8 +56,8 @@ class Coded(StagePart):
         return self.quantizer.codes(self._grid(below))
 
     def terms(self) -> dict[str, str]:
-        """The likelihood's; codes are not drawn."""
-        return {"log_likelihood": "likelihood"}
+        """The likelihood's, and the 0 of codes that are certain: from there on the model pays for them."""
+        return {"log_likelihood": "likelihood", "minus_log_q": "quantizer"}
 
     def kind(self, slot: Slot) -> Kind:
         """One code of many: ``E exp L`` is at most p, or what the likelihood weakens it to."""
@@ -112,7 +112,8 @@ class CodedStage(Stage):
         """The codes of x, and the score of x given their vectors."""
         found = self.quantizer(self._vectors(x, c))
         log_likelihood = self.likelihood.log_prob(x, self._features(found.vectors, c), mode)
-        return Step(found.codes, {"log_likelihood": log_likelihood}, found.penalties)
+        terms = {"log_likelihood": log_likelihood, "minus_log_q": torch.zeros_like(log_likelihood)}
+        return Step(found.codes, terms, found.penalties)
 
     def down(self, z: Tensor, c: Tensor | None = None, drawn: Sequence[Tensor] = ()) -> tuple[Density, Tensor]:
         """The likelihood and its parameters."""
