@@ -72,7 +72,7 @@ def complete(
     """Fills in images from their upper rows.
 
     Args:
-        run: The run, its directory, or a model; of codes drawn one by one, row by row.
+        run: The run, its directory, or a model; of codes drawn step by step: the data, or what a stage makes of them.
         x: The images, ``(n, *space.shape)``.
         rows: How many rows of each are kept.
         seed: Seed of the draws.
@@ -80,20 +80,26 @@ def complete(
         how: Temperature and limits; what it knows is replaced.
 
     Raises:
-        SpaceError: the model does not draw its data code by code, or ``x`` is no batch of them.
+        SpaceError: the model does not draw code by code, or ``x`` is no batch of its data.
     """
     model = _model(run)
-    if not model.incremental:
+    if not model.prior.incremental or not all(stage.certain for stage in model.stack):
         raise SpaceError(
-            "this model does not draw its data code by code, so it cannot go on from a part of them; "
-            "an 'autoregressive' prior without stages can."
+            "this model does not draw code by code, so it cannot go on from a part; an 'autoregressive' or 'masked' "
+            "prior can, of the data or above a stage 'codes'."
         )
     if isinstance(model.space, Codes):
         model.space.check_values(x, "what is to be completed")
     labels = _labels(model, len(x), label)
     with random.region(seed, "sample"), torch.no_grad():
-        known = model.beginning(x, rows)
-        return model.sample(len(x), labels, replace(how, known=known))
+        below = model.space.grid[0]
+        if not 0 <= rows <= below:
+            raise SpaceError(f"{rows} rows are to be kept, and an item of {model.space} has {below}.")
+        kept = torch.arange(below, device=x.device).reshape(-1, *[1] * (len(model.space.grid) - 1)) < rows
+        # Nothing of what is to be filled in may reach the encoder. A row of codes is kept where all its pixels are.
+        seen = model.encode(x * kept, labels)
+        known = model.prior.beginning(seen, rows * model.prior.space.grid[0] // below)
+        return torch.where(kept, x, model.sample(len(x), labels, replace(how, known=known)))
 
 
 def images(run: Run, which: str, n: int) -> Tensor:

@@ -109,7 +109,7 @@ def test_images_are_filled_in(compose, runs: dict[str, Path], tmp_path: Path):
 @pytest.mark.parametrize(
     ("run", "options", "message"),
     [
-        ("vae", ["--complete", "test"], "does not draw its data code by code"),
+        ("vae", ["--complete", "test"], "does not draw code by code"),
         ("vae", ["--temperature", "0.5"], "nothing to sharpen"),
         ("pixels", ["--temperature", "0"], "temperature is 0; wanted above 0"),
         ("pixels", ["--top-p", "1.5"], "top_p is 1.5; wanted above 0 and at most 1"),

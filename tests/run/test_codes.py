@@ -12,6 +12,7 @@ from compose.core.errors import RecipeError
 from compose.recipe.check import load_recipe
 from compose.recipe.recipe import Recipe
 from compose.run.directory import Run
+from compose.run.sample import complete
 from compose.run.stretch import Stretch
 from compose.run.train import resume
 from tests.run.test_devices import both, check_equal
@@ -69,6 +70,16 @@ def test_the_use_of_codes_is_told(trained):
     (record,) = trained.scores()["health"]
     assert record["codes"] == 64 and 1 <= record["perplexity"] <= record["used"] <= 64
     assert ("warning" in record) == (record["used"] < 32)
+
+
+def test_completions_keep_what_is_known_and_see_nothing_else(trained):
+    x = trained.recipe.data.load().test.x[:6].long()
+    filled = complete(trained, x, 4, seed=3)
+    assert torch.equal(filled[:, :, :4], x[:, :, :4]) and not torch.equal(filled[:, :, 4:], x[:, :, 4:])
+    other = torch.cat([x[:, :, :4], x.flip(0)[:, :, 4:]], 2)
+    assert torch.equal(complete(trained, other, 4, seed=3), filled)
+    assert torch.equal(complete(trained, x, 8), x)
+    trained.model().space.check_values(complete(trained, x, 0))
 
 
 def test_a_codebook_that_collapsed_is_told_with_the_line_to_change(go, tmp_path):
