@@ -76,7 +76,11 @@ def candidates(part: ObjectivePart) -> Iterator[ObjectiveSubject]:
                 model = shrunk(Model.model_validate({"stages": stages, "prior": prior}), 8)
                 for labels in (None, LABELS):
                     slot = Slot("prior", space, labels=labels)
-                    walked = model.walk(slot)
+                    walked = list(model.walk(slot))
+                    # Of a single code there is no order, and what a prior makes of earlier ones trains nowhere.
+                    top = model.nested(slot)["prior"][1].space
+                    if isinstance(top, Codes) and top.dim < 2:
+                        continue
                     if labels is not None and not takes_labels(model, slot):
                         continue
                     if not any(list(inner.misfits(place)) for _, inner, place in walked):

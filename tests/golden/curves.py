@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -13,7 +14,7 @@ from lightning_fabric import Fabric
 from compose.recipe.check import load_recipe
 from compose.recipe.recipe import Phase, Recipe
 from compose.recipe.shipped import recipes_root
-from compose.run import stretch
+from compose.run import features, stretch
 from compose.run.directory import Run
 from compose.run.loop import Loop
 
@@ -48,7 +49,8 @@ def curve(name: str, folder: Path) -> Curve:
     recipe = short(load_recipe(name))
     torch.set_num_threads(1)
     run = Run.create(folder, recipe, {"plugins": {}})
-    with patch.object(stretch, "LOG_STEPS", 1):
+    hasty = patch.object(features, "STEPS", STEPS), patch.dict(os.environ, COMPOSE_CACHE=str(folder / "cache"))
+    with patch.object(stretch, "LOG_STEPS", 1), hasty[0], hasty[1]:
         Loop(run, Fabric(accelerator="cpu", devices=1), shown=False).run_phases()
     return {key: [line[key] for line in run.metrics() if key in line] for key in ("loss", "validation -ELBO")}
 

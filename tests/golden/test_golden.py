@@ -19,7 +19,7 @@ def test_every_recipe_has_a_golden_curve():
 
 
 #: Twenty steps of these take ten seconds and more.
-LONG = {"fashion/flow", "fashion/conv_ladder"}
+LONG = {"fashion/flow", "fashion/conv_ladder", "fashion/vqvae"}
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "hierarchy": {"stages": ["latent", {"type": "latent", "dim": 4, "likelihood": "normal"}], "prior": "vamp"},
     "flow": {"stages": ["dequantize", {"type": "bijection", "layers": 1}], "prior": "normal"},
     "alone": {"prior": "categorical"},
+    "codes": {"stages": ["codes"], "prior": "categorical"},
     "nested": {"stages": ["latent"], "prior": {"type": "model", "stages": [{"type": "bijection", "layers": 1}]}},
 }
 
