@@ -152,15 +152,16 @@ def polarity(tiny: Tiny) -> Iterator[Finding]:
             continue
         taken, refused = [], 0
         for part in _inexact(slot):
-            reasons = [reason.message for reason in part.misfits(slot)]
-            refused += any("must be exact" in reason for reason in reasons)
-            taken += [] if reasons else [part.type]
+            if any("must be exact" in reason.message for reason in part.misfits(slot)):
+                refused += 1
+            else:
+                taken.append(part.type)
         said = f"{refused} inexact densities refused" + (f", taken: {', '.join(taken)}" if taken else "")
         yield Finding(f"model.{path}", float(len(taken)), 0.0, said)
 
 
 def _inexact(slot: Slot) -> Iterator[DensityPart]:
-    """Densities that promise less than an exact log-probability in a slot, a latent model among them."""
+    """Densities over a slot's space that promise less than an exact log-probability, a latent model among them."""
     for name in registry.names("density"):
         declared = registry.load("density", name)
         assert issubclass(declared, DensityPart)
@@ -168,7 +169,7 @@ def _inexact(slot: Slot) -> Iterator[DensityPart]:
             continue
         forms = [{}, {"stages": ["latent"]}] if name == "model" else [{}]
         for part in map(declared.model_validate, forms):
-            if part.kind(slot) is not Kind.EXACT:
+            if isinstance(slot.space, part.takes) and part.kind(slot) is not Kind.EXACT:
                 yield part
 
 

@@ -85,7 +85,7 @@ def test_a_classifier_is_trained_once_and_kept(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(room, "STEPS", 60)
     data, calls = Digits(), []
     trained = room._trained
-    monkeypatch.setattr(room, "_trained", lambda source, progress: calls.append(1) or trained(source, progress))
+    monkeypatch.setattr(room, "_trained", lambda *given: calls.append(1) or trained(*given))
     first, again = features(data, data.load()), features(data, data.load())
     assert first is not None and again is not None
     x = data.load().test.x[:20]
