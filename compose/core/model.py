@@ -82,16 +82,16 @@ class ModelDensity(Density):
         terms, prior = ledger.terms, self.prior
         label = c if self.by_label else None
         z, edge, gaussian = x, f"z{start}" if start else "x", None
-        for i, stage in enumerate(stages[start:], start + 1):
-            closed = mode == "kl" and i == len(stages) and self.closes and stage.closed_form
-            step = stage.infer(z, label, closed, mode)
+        last = len(stages) if mode == "kl" and self.closes else 0
+        for i, stage in enumerate(stages[start:] if start else stages, start + 1):
+            z, found, penalties, diagnostics, gaussian = stage.infer(z, label, i == last and stage.closed_form, mode)
             above = f"z{i}"
-            for name, value in step.terms.items():
+            for name, value in found.items():
                 terms[f"{edge}.{name}" if name == "log_likelihood" else f"{above}.{name}"] = value
-            if step.penalties or step.diagnostics:
-                ledger.penalties.update((f"{above}.{name}", value) for name, value in step.penalties.items())
-                ledger.diagnostics.update((f"{above}.{name}", value) for name, value in step.diagnostics.items())
-            z, edge, gaussian = step.z, above, step.gaussian
+            if penalties or diagnostics:
+                ledger.penalties.update((f"{above}.{name}", value) for name, value in penalties.items())
+                ledger.diagnostics.update((f"{above}.{name}", value) for name, value in diagnostics.items())
+            edge = above
         if not with_prior:
             return ledger
         if gaussian is not None:

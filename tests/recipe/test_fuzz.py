@@ -31,7 +31,7 @@ from tests.recipe.faults import BASES, KeyPath, get
 
 MUTANTS = 2000
 BATCH = 100
-BUILT = 100
+BUILT = 60
 SECONDS = 1.5
 MEMORY = 2**30
 

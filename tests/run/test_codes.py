@@ -83,7 +83,7 @@ def test_completions_keep_what_is_known_and_see_nothing_else(trained):
 
 
 def test_a_codebook_that_collapsed_is_told_with_the_line_to_change(go, tmp_path):
-    run = go(small("model.stages.0.quantizer={type: vq, size: 4096, dim: 16, update: gradient}"), tmp_path / "run")
+    run = go(small("model.stages.0.quantizer={type: vq, size: 512, dim: 16, update: gradient}"), tmp_path / "run")
     (record,) = run.scores()["health"]
     assert "codebook collapse at z1" in record["warning"] and "update: ema" in record["warning"]
     assert "recipe.yaml:" in record["warning"]

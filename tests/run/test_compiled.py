@@ -42,12 +42,12 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return asked
 
 
-#: Their sampling takes a step of a network for each code, all in one graph: the compiler takes a minute.
-STEP_BY_STEP = {"ar_pixels", "pixelvae", "fashion/vqvae"}
+#: Sampling takes a step of a network for each code, all in one graph, and the compiler a minute; or many layers.
+LONG = {"ar_pixels", "pixelvae", "fashion/vqvae", "flow", "flow_augmented", "fashion/flow", "fashion/conv_ladder"}
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) if name in STEP_BY_STEP else name for name in shipped()]
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in shipped()]
 )
 def test_a_shipped_model_is_one_graph_in_training_and_in_sampling(name: str):
     try:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -368,20 +369,23 @@ def test_the_page_lists_what_is_planted():
 LONG = {"what splits off is not scored", "the volume of learned noise forgotten"}
 
 
-@pytest.mark.parametrize(
-    "fault",
-    [pytest.param(fault, marks=pytest.mark.slow) if fault.what in LONG else fault for fault in FAULTS],
-    ids=lambda fault: fault.what,
-)
-def test_the_right_check_speaks(fault: Fault):
+def plantings() -> Iterator[Any]:
+    """Each fault in each of its recipes; in the first one of all quick tests."""
+    for fault in FAULTS:
+        for name in fault.recipes:
+            long = fault.what in LONG or name != fault.recipes[0]
+            yield pytest.param(fault, name, id=f"{fault.what}, {name}", marks=pytest.mark.slow if long else ())
+
+
+@pytest.mark.parametrize(("fault", "name"), list(plantings()))
+def test_the_right_check_speaks(fault: Fault, name: str):
     def failures(recipe: Recipe) -> list[Finding]:
         found = verify(recipe, only=[fault.speaks]).findings[fault.speaks]
         assert found and not any(each.of == "the check itself" for each in found), found
         return [each for each in found if each.verdict == "FAILED"]
 
-    for name in fault.recipes:
-        shipped, *changes = RECIPES[name]
-        recipe = load_recipe(shipped, changes)
-        with mutated(fault.module, fault.old, fault.new):
-            assert failures(recipe), f"{fault.what} in {name} goes unseen"
-        assert not failures(recipe), f"without {fault.what}, {name} holds"
+    shipped, *changes = RECIPES[name]
+    recipe = load_recipe(shipped, changes)
+    with mutated(fault.module, fault.old, fault.new):
+        assert failures(recipe), f"{fault.what} in {name} goes unseen"
+    assert not failures(recipe), f"without {fault.what}, {name} holds"
