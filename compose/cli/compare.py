@@ -21,6 +21,7 @@ ESTIMATE = ("kind", "mode", "K", "evaluation seed")
 #: What is measured on samples, and what says how.
 MEASURES = {
     "coverage": ("Frechet distance", "precision", "recall", "density", "coverage"),
+    "means": ("Frechet distance", "precision", "recall", "density", "coverage"),
     "modes": ("found", "high quality", "reverse KL"),
 }
 MEASURED_BY = ("features", "classifier", "samples", "neighbours", "within", "of", "seed")

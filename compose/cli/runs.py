@@ -111,6 +111,9 @@ def sample(
     top_p: Annotated[
         float | None, typer.Option("--top-p", metavar="P", help="Draw one of the likeliest that make up P.")
     ] = None,
+    means: Annotated[
+        bool, typer.Option("--means", help="Show the mean of p(x | z) in place of a draw from it: no noise, no sample.")
+    ] = False,
     complete: Annotated[
         str | None,
         typer.Option("--complete", metavar="IMAGES", help="Fill in images: test, validation, train, or a .npy file."),
@@ -126,6 +129,7 @@ def sample(
     Examples:
       compose sample runs/vae_flow_prior -n 64 --out samples.png
       compose sample runs/by_class -n 16 --label 3 --out threes.png
+      compose sample runs/vae --means --out means.png
       compose sample runs/ar_pixels --temperature 0.8 --out sharper.png
       compose sample runs/ar_pixels --complete test --rows 4 --out completed.png
     """
@@ -142,8 +146,10 @@ def sample(
     sharpened = (temperature, top_k, top_p) != (1.0, None, None)
     how = Drawing(temperature, top_k, top_p) if sharpened else AS_IT_IS
     if complete is None:
-        show(f"wrote {save_samples(Run(run), out, n, seed, label, compile, how)}")
+        show(f"wrote {save_samples(Run(run), out, n, seed, label, compile, how, means)}")
         return
+    if means:
+        raise ComposeError("--means is of samples; what is filled in beside --complete is drawn.")
     x = images(Run(run), complete, n or 8)
     kept = rows if rows is not None else x.shape[-2] // 2
     show(f"wrote {save_completions(Run(run), out, x, kept, seed, label, how)}")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from compose.core.errors import SpaceError, TrainingError
 from compose.core.kinds import Kind
-from compose.core.roles import AS_IT_IS, Density, Drawing, Mode, Stage, to_features
+from compose.core.roles import AS_IT_IS, Density, Drawing, Mode, Stage, from_features, to_features
 from compose.core.spaces import Codes, Space
 from compose.core.terms import Ledger, total
 
@@ -105,22 +105,22 @@ class ModelDensity(Density):
         return total(self.evaluate_terms(x, c, mode).terms)
 
     @torch.no_grad()
-    def sample(self, n: int, c: Tensor | None = None, how: Drawing = AS_IT_IS) -> Tensor:
+    def sample(self, n: int, c: Tensor | None = None, how: Drawing = AS_IT_IS, means: bool = False) -> Tensor:
         """Draws ``(n, *space.shape)`` from the prior down; ``c`` has exactly ``n`` rows.
 
-        Another ``how`` than as it is needs a prior that draws step by step.
+        Another ``how`` than as it is needs a prior that draws step by step; ``means`` are as in ``generate``.
 
         Raises:
-            SpaceError: it does not, or ``c`` is no batch of its space.
+            SpaceError: it does not, or there are no means, or ``c`` is no batch of its space.
         """
         self._check(None, c)
         if how is AS_IT_IS:
-            return self.generate(self.prior.sample(n, self._for_prior(c)), c)
+            return self.generate(self.prior.sample(n, self._for_prior(c)), c, means)
         if not self.prior.incremental:
             raise SpaceError(
                 "nothing to sharpen, and no beginning to go on from: the prior does not draw code by code."
             )
-        return self.generate(self.prior.draw(n, self._for_prior(c), how)[0], c)
+        return self.generate(self.prior.draw(n, self._for_prior(c), how)[0], c, means)
 
     def draw(self, n: int, c: Tensor | None = None, how: Drawing = AS_IT_IS) -> tuple[Tensor, Tensor]:
         """As the prior draws; without a stage, its items are the data."""
@@ -131,12 +131,27 @@ class ModelDensity(Density):
         return self.prior.beginning(x, rows)
 
     @torch.no_grad()
-    def generate(self, z: Tensor, c: Tensor | None = None) -> Tensor:
-        """Comes down from items on the uppermost edge to the data."""
+    def generate(self, z: Tensor, c: Tensor | None = None, means: bool = False) -> Tensor:
+        """Comes down from items on the uppermost edge to the data.
+
+        With ``means`` the lowest stage gives the mean of what it would draw from, as the nearest item of the data's
+        space: free of the likelihood's noise, and no sample of the model.
+
+        Raises:
+            SpaceError: ``means`` of a lowest stage that draws by no likelihood with a mean.
+        """
         label = c if self.by_label else None
-        for stage in reversed(self.stack):
-            z = stage.generate(z, label)
+        for i, stage in reversed(list(enumerate(self.stack))):
+            z = stage.generate(z, label) if i or not means else self._mean(stage, z, label)
+        if means and not self.stages:
+            raise SpaceError("there is no likelihood to take the mean of: the prior draws the data themselves.")
         return z
+
+    def _mean(self, stage: Stage, z: Tensor, label: Tensor | None) -> Tensor:
+        try:
+            return from_features(stage.relax(z, label), self.space)
+        except NotImplementedError as error:
+            raise SpaceError(f"there is no likelihood to take the mean of: {error}.") from None
 
     @torch.no_grad()
     def encode(self, x: Tensor, c: Tensor | None = None, stages: int | None = None) -> Tensor:

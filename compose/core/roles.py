@@ -429,6 +429,13 @@ def to_features(x: Tensor, space: Space, dtype: torch.dtype) -> Tensor:
     return x.to(dtype) if space.size == 2 else x.to(dtype) / (space.size - 1)
 
 
+def from_features(x: Tensor, space: Space) -> Tensor:
+    """The item that looks most like this to a net: levels are rounded, of others the largest is taken."""
+    if isinstance(space, Real):
+        return x
+    return (x * (space.size - 1)).round().long().clamp(0, space.size - 1) if space.ordered else x.argmax(1)
+
+
 def with_label(x: Tensor, c: Tensor, labels: Codes) -> Tensor:
     """Appends a one-hot label to the first axis of each item, repeated over the remaining axes."""
     one_hot = nn.functional.one_hot(c.long(), labels.size).to(x.dtype)

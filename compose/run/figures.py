@@ -35,6 +35,7 @@ def save_samples(
     label: int | None = None,
     compile: bool = False,
     how: Drawing = AS_IT_IS,
+    means: bool = False,
 ) -> Path:
     """Draws from a run into one picture: a grid of images, or of the plane the points beside data and density.
 
@@ -46,15 +47,16 @@ def save_samples(
         label: Class to draw, for a conditional model; without it the classes take turns.
         compile: Whether to compile the model first.
         how: Temperature and limits, where the prior draws code by code.
+        means: Whether to show the mean of the likelihood in place of a draw from it.
 
     Raises:
         SpaceError: a label is asked of an unconditional model, or is none of its classes; or there is nothing to
-            sharpen.
+            sharpen, or no likelihood with a mean.
         CompileError: the model is to be compiled and cannot be.
     """
     model = run.model()
     plane = is_plane(model.space)
-    x = sample(model, n if n is not None else POINTS if plane else GRID, seed, label, compile, how)
+    x = sample(model, n if n is not None else POINTS if plane else GRID, seed, label, compile, how, means)
     return save_plane(x, model, run.recipe.data.load().train.x, path) if plane else save_grid(x, model.space, path)
 
 

@@ -71,13 +71,17 @@ def _cell(split: Mapping[str, Any], key: str, digits: int) -> str:
 
 def _measured(measures: Mapping[str, Any]) -> Iterator[str]:
     """A line for each measure that needs no likelihood."""
-    if found := measures.get("coverage"):
+    for name, of in (("coverage", ""), ("means", "without the likelihood's noise: ")):
+        if not (found := measures.get(name)):
+            continue
         low, high = found["interval"]
         yield (
-            f"Frechet distance {found['Frechet distance']:.3g} [{low:.3g}, {high:.3g}], of data from data "
+            f"{of}Frechet distance {found['Frechet distance']:.3g} [{low:.3g}, {high:.3g}], of data from data "
             f"{found['of real from real']:.3g}; precision {found['precision']:.3f}, recall {found['recall']:.3f}, "
             f"density {found['density']:.3f}, coverage {found['coverage']:.3f}"
         )
+        if of:
+            continue
         accurate = f", {100 * found['classifier accuracy']:.1f} % accurate" if "classifier accuracy" in found else ""
         yield f"  {found['samples']} samples beside as many test examples, by {found['features']}{accurate}"
     if modes := measures.get("modes"):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from compose.core import random
 from compose.core.declare import NetPart, in_module
+from compose.core.errors import SpaceError
 from compose.core.model import ModelDensity
 from compose.data.planar import Gaussians
 from compose.data.source import Source
@@ -53,7 +54,11 @@ def measures(model: ModelDensity, recipe: Recipe, source: Source, progress: bool
         seen, said = known
         n = min(COMPARED, len(source.test), len(source.train))
         if n >= FEWEST:
-            found["coverage"] = {**coverage(*_sets(model, source, seen, n, seed)), **said, "samples": n, "seed": seed}
+            beside = _data(source, seen, n, seed)
+            for name, means in (("coverage", False), ("means", True)):
+                if not means or _has_means(model):
+                    drawn = _features(seen, sample(model, n, seed, means=means))
+                    found[name] = {**coverage(*beside, drawn), **said, "samples": n, "seed": seed}
     if (counted := _modes(model, recipe, seed, progress)) is not None:
         found["modes"] = {**counted, "seed": seed}
     return found
@@ -74,13 +79,27 @@ def _modes(model: ModelDensity, recipe: Recipe, seed: int, progress: bool) -> Re
     return None
 
 
-@torch.no_grad()
-def _sets(model: ModelDensity, source: Source, seen: Features, n: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Features of test examples, of as many training examples, and of as many samples; float64."""
+def _has_means(model: ModelDensity) -> bool:
+    """Whether the noise of a likelihood could be left out of samples."""
+    if not len(model.stages) or not model.stack[0].draws:
+        return False
+    try:
+        sample(model, 1, means=True)
+    except SpaceError:
+        return False
+    return True
+
+
+def _data(source: Source, seen: Features, n: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Features of test examples, and of as many training examples."""
     picked = torch.randperm(len(source.train), generator=random.generator(seed, "measures"))[:n]
     train, _ = source.train_batch(picked, random.generator(seed, "measures", "noise", device=source.train.x.device))
-    drawn = sample(model, n, seed)
-    return tuple(seen(x).double().cpu() for x in (source.test.x[:n], train, drawn))  # type: ignore[return-value]
+    return _features(seen, source.test.x[:n]), _features(seen, train)
+
+
+@torch.no_grad()
+def _features(seen: Features, x: Tensor) -> Tensor:
+    return seen(x).double().cpu()
 
 
 def coverage(real: Tensor, other: Tensor, fake: Tensor, neighbours: int = 5) -> Record:

@@ -30,6 +30,7 @@ def sample(
     label: int | None = None,
     compile: bool = False,
     how: Drawing = AS_IT_IS,
+    means: bool = False,
 ) -> Tensor:
     """Draws from a trained model.
 
@@ -40,13 +41,14 @@ def sample(
         label: Class to draw, for a conditional model; without it the classes take turns.
         compile: Whether to compile the model first; pays where samples are many.
         how: Temperature and limits, where the prior draws code by code.
+        means: Whether to give the mean of the likelihood in place of a draw from it: free of its noise, and no sample.
 
     Returns:
         ``(n, *space.shape)``.
 
     Raises:
         SpaceError: a label is asked of an unconditional model, or is none of its classes; or the prior does not draw
-            code by code, and is to be sharpened.
+            code by code, and is to be sharpened; or there is no likelihood with a mean.
         CompileError: the model is to be compiled and cannot be.
     """
     if n < 1:
@@ -54,7 +56,7 @@ def sample(
     model = _model(run)
     labels = _labels(model, n, label)
     draw: Callable[..., Tensor] = compiled(model) if compile else model
-    given = {} if how is AS_IT_IS else {"how": how}
+    given = {**({} if how is AS_IT_IS else {"how": how}), **({"means": True} if means else {})}
     with random.region(seed, "sample"), explained("leave --compile out") if compile else nullcontext():
         rows = [slice(start, min(start + CHUNK, n)) for start in range(0, n, CHUNK)]
         picked = [None if labels is None else labels[r] for r in rows]

@@ -9,6 +9,8 @@ from PIL import Image
 
 from compose.core.errors import RunError, SpaceError
 from compose.core.spaces import Codes, Real
+from compose.recipe.build import build
+from compose.recipe.check import load_recipe
 from compose.run import sample as room
 from compose.run.directory import Run
 from compose.run.figures import SIDE, curve, save_grid
@@ -53,6 +55,26 @@ def test_samples_follow_the_model(good):
     """Their mean is near that of the training images, pixel by pixel; black images would be 4.9 away."""
     images = good.recipe.data.load().train.x.float().mean(0)
     assert (sample(good, 500).float().mean(0) - images).abs().mean() < 1
+
+
+def test_means_are_samples_without_the_noise_of_the_likelihood(good):
+    """The same latents decoded twice: draws scatter about the means, which say the same each time."""
+    model = good.model()
+    z = model.prior.sample(1).expand(400, -1)
+    means, drawn = model.generate(z, means=True), model.generate(z)
+    model.space.check_values(means)
+    assert (means == means[0]).all() and not (drawn == drawn[0]).all()
+    middle = drawn.double().mean(0)
+    assert (means[0] - middle).abs().max() < 2 and (means[0] - middle).abs().mean() < 0.5
+    shown, plain = sample(good, 50, means=True), sample(good, 50)
+    roughness = [x.double().diff(dim=-1).abs().mean() for x in (shown, plain)]
+    assert roughness[0] < roughness[1]
+
+
+def test_means_of_what_has_none_are_refused(trained):
+    for recipe, why in (("ar_pixels", "the prior draws the data themselves"), ("flow", "there is no likelihood")):
+        with pytest.raises(SpaceError, match=why):
+            sample(build(load_recipe(recipe)), 1, means=True)
 
 
 def test_impossible_samples_are_refused(recipe, go, tmp_path, trained):
