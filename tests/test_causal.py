@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from compose.core import random
 from compose.core.declare import Slot
@@ -50,6 +51,26 @@ def test_a_cache_changes_nothing(space: Codes, conditional: bool, network: str, 
     c = condition(density, 6)
     x, said = density.draw(6, c)
     torch.testing.assert_close(said, density.log_prob(x, c).detach(), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_once_trained_the_likeliest_codes_are_the_same_without_a_cache(network: str):
+    digits, space = Digits().load(), Codes((1, 8, 8), 17)
+    torch.manual_seed(0)
+    density = Autoregressive.model_validate({"layers": 2, "width": 32, "network": network}).build(Slot("prior", space))
+    assert isinstance(density, AutoregressiveDensity)
+    optimizer = torch.optim.AdamW(density.parameters(), lr=1e-2)
+    for x in digits.train.x[:512].long().split(32):
+        optimizer.zero_grad()
+        (-density.log_prob(x).mean()).backward()
+        optimizer.step()
+    with torch.no_grad():
+        known = density.double().beginning(digits.test.x[:8], 2)
+        cached = density.draw(8, None, Drawing(top_k=1, known=known))[0].flatten(1)
+        tokens = functional.pad(known, (0, 64 - known.shape[1]))
+        for i in range(known.shape[1], 64):
+            tokens[:, i] = density.head(density.network(density._seen(tokens) + density.place))[:, i].argmax(1)
+    assert torch.equal(cached, tokens) and len(tokens[:, 16:].unique()) > 1
 
 
 @pytest.mark.parametrize("network", NETWORKS)

@@ -121,14 +121,15 @@ class Transformer(Causal):
     def begin(self, n: int, like: Tensor) -> Tensor:
         """Room for the keys and values of every place."""
         width = self.norm.normalized_shape[0]
-        shape = (len(self.blocks), 2, n, self.heads, self.places, width // self.heads)
+        # A head's keys lie beside its values: attention waits for memory, and reads one after the other.
+        shape = (len(self.blocks), n, self.heads, 2, self.places, width // self.heads)
         return torch.empty(shape, dtype=like.dtype, device=like.device)
 
     def step(self, h: Tensor, i: int, cache: Tensor) -> Tensor:
         """Place ``i`` alone; its key and value go to the cache."""
-        for block, (keys, values) in zip(self.blocks, cache, strict=True):
+        for block, kept in zip(self.blocks, cache, strict=True):
             assert isinstance(block, _Block)
-            h = block.step(h, i, keys, values)
+            h = block.step(h, i, kept)
         return self.norm(h)
 
 
@@ -147,11 +148,12 @@ class _Block(nn.Module):
         h = h + self._drop(self.joined(rearrange(seen, "b h n d -> b n (h d)")))
         return h + self._drop(self.each(self.inside(h)))
 
-    def step(self, h: Tensor, i: int, keys: Tensor, values: Tensor) -> Tensor:
-        q, k, v = rearrange(self.split(self.before(h)), "b (three h d) -> three b h 1 d", three=3, h=self.heads)
-        keys[:, :, i : i + 1], values[:, :, i : i + 1] = k, v
-        seen = functional.scaled_dot_product_attention(q, keys[:, :, : i + 1], values[:, :, : i + 1])
-        h = h + self.joined(rearrange(seen, "b h 1 d -> b (h d)"))
+    def step(self, h: Tensor, i: int, kept: Tensor) -> Tensor:
+        said = self.split(self.before(h)).unflatten(1, (3, self.heads, -1))
+        kept[:, :, :, i] = said[:, 1:].transpose(1, 2)
+        q, (keys, values) = said[:, 0, :, None], kept[:, :, :, : i + 1].unbind(2)
+        seen = functional.scaled_dot_product_attention(q, keys, values)
+        h = h + self.joined(seen.flatten(1))
         return h + self.each(self.inside(h))
 
     def _drop(self, h: Tensor) -> Tensor:

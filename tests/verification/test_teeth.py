@@ -309,8 +309,8 @@ FAULTS = (
     Fault(
         "a cache that is read a place short",
         "compose.nets.causal",
-        "values[:, :, : i + 1])",
-        "values[:, :, : i + 1].roll(1, 2))",
+        "attention(q, keys, values)",
+        "attention(q, keys, values.roll(1, 2))",
         "cached",
         PIXELS,
     ),
