@@ -17,7 +17,7 @@ from compose.core.model import ModelDensity
 from compose.core.roles import Drawing
 from compose.core.spaces import Codes, Real, Space
 from compose.data.digits import Digits
-from compose.nets.causal import Causal
+from compose.nets.causal import Causal, Transformer, turned
 from compose.parts.densities.autoregressive import Autoregressive, AutoregressiveDensity
 from compose.parts.densities.model import Model
 from compose.run.sample import complete
@@ -43,11 +43,18 @@ def condition(density: AutoregressiveDensity, n: int) -> Tensor | None:
     return None if density.condition is None else torch.randn(n, *density.condition.shape, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("network, kernel", [("transformer", 1), *(("causal_conv", kernel) for kernel in (1, 3, 4, 7))])
+FORMS = [
+    {"network": "transformer"},
+    {"network": "transformer", "positions": "rotary"},
+    *({"network": "causal_conv", "kernel": kernel} for kernel in (1, 3, 4, 7)),
+]
+
+
+@pytest.mark.parametrize("options", FORMS, ids=str)
 @pytest.mark.parametrize("conditional", [False, True])
 @pytest.mark.parametrize("space", SPACES, ids=str)
-def test_a_cache_changes_nothing(space: Codes, conditional: bool, network: str, kernel: int):
-    density = built(space, conditional, network=network, kernel=kernel)
+def test_a_cache_changes_nothing(space: Codes, conditional: bool, options: dict[str, Any]):
+    density = built(space, conditional, **options)
     c = condition(density, 6)
     x, said = density.draw(6, c)
     torch.testing.assert_close(said, density.log_prob(x, c).detach(), rtol=0, atol=1e-12)
@@ -86,6 +93,47 @@ def test_a_place_sees_all_before_it_and_nothing_else(network: str):
         assert seen[: i + 1].all() and not seen[i + 1 :].any()
 
 
+def test_rotary_attention_knows_how_far_apart_and_not_where():
+    with random.region(0):
+        net = shake(Transformer(2, 8, 2, 9, rotary=True).double(), 2.0)
+        h = torch.randn(3, 9, 8, dtype=torch.float64)
+    assert isinstance(net, Transformer)
+
+    @torch.no_grad()
+    def seen(start: int, still: bool = False) -> Tensor:
+        turn = net._turn(start, start + 9, h)
+        assert turn is not None
+        turn = (torch.ones_like(turn[0]), torch.zeros_like(turn[1])) if still else turn
+        out = h
+        for block in net.blocks:
+            out = block(out, turn)
+        return net.norm(out)
+
+    torch.testing.assert_close(seen(0), net(h).detach(), rtol=0, atol=0)
+    torch.testing.assert_close(seen(1000), seen(0), rtol=0, atol=1e-9)
+    assert float((seen(0, still=True) - seen(0)).abs().max()) > 0.1
+
+
+def test_rotary_scores_are_products_of_complex_numbers():
+    """Each pair of numbers as one complex number, turned by its place times a frequency."""
+    net = Transformer(1, 8, 1, 5, rotary=True)
+    q = torch.randn(5, 8, dtype=torch.float64)
+    turn = net._turn(0, 5, q)
+    assert turn is not None
+    angle = torch.arange(5.0)[:, None] * torch.tensor([1, 0.1, 0.01, 0.001])
+    wanted = torch.complex(*q.chunk(2, 1)) * torch.exp(1j * angle.double())
+    torch.testing.assert_close(turned(q, turn), torch.cat([wanted.real, wanted.imag], 1), rtol=0, atol=1e-7)
+
+
+def test_rotary_places_have_no_numbers_but_for_the_start():
+    learned, rotary = (Autoregressive.model_validate({**SMALL, "positions": p}) for p in ("learned", "rotary"))
+    sizes = [
+        {name: value.shape for name, value in part.build(Slot("prior", Codes((7,), 3))).named_parameters()}
+        for part in (learned, rotary)
+    ]
+    assert sizes[0].pop("place") == (7, 8) and sizes[1].pop("place") == (1, 8) and sizes[0] == sizes[1]
+
+
 def test_channels_of_a_pixel_go_together():
     density = built(Codes((3, 2, 2), 4))
     assert density.order.tolist() == [0, 4, 8, 1, 5, 9, 2, 6, 10, 3, 7, 11]
@@ -116,6 +164,9 @@ def _marginal(density: AutoregressiveDensity, place: int, value: int) -> Tensor:
         ({"order": [0, 1, 2]}, "order", "names each of the 4 places"),
         ({"order": [3, 2, 1, 0], "network": "causal_conv"}, "order", "goes row by row"),
         ({"heads": 3}, "heads", "3 heads cannot share a width of 8 evenly"),
+        ({"heads": 3, "positions": "rotary"}, "heads", "3 heads cannot share a width of 8 evenly"),
+        ({"heads": 8, "positions": "rotary"}, "positions", "each of 8 heads is 1 wide"),
+        ({"network": "causal_conv", "positions": "rotary"}, "positions", "are for 'transformer'"),
     ],
 )
 def test_what_does_not_fit(options: dict[str, Any], key: str, said: str):

@@ -20,6 +20,8 @@ from compose.core import random
 
 #: Normalised, fewer than four numbers hold next to nothing.
 Width = Annotated[int, Ge(4), Le(4096)]
+#: Cosines and sines of angles.
+Turn = tuple[Tensor, Tensor]
 
 
 class CausalOptions(BaseModel):
@@ -35,6 +37,8 @@ class CausalOptions(BaseModel):
     """Numbers (channels) at each code."""
     heads: Annotated[int, Ge(1), Le(256)] = 4
     """Of a transformer: attention heads, which share the width."""
+    positions: Literal["learned", "rotary"] = "learned"
+    """Of a transformer: numbers learned for each place, or queries and keys turned by how far along they are."""
     kernel: Annotated[int, Ge(1), Le(31)] = 5
     """Of convolutions: how many columns, and how many rows above, a layer sees."""
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
@@ -84,7 +88,10 @@ def causal(options: CausalOptions, grid: tuple[int, int]) -> Causal:
         grid: Rows and columns of the places.
     """
     if options.network == "transformer":
-        return Transformer(options.layers, options.width, options.heads, grid[0] * grid[1], options.dropout)
+        rotary = options.positions == "rotary"
+        return Transformer(
+            options.layers, options.width, options.heads, grid[0] * grid[1], options.dropout, rotary=rotary
+        )
     return CausalConv(options.layers, options.width, options.kernel, grid, options.dropout)
 
 
@@ -100,22 +107,32 @@ class Transformer(Causal):
         places: Length of a whole sequence.
         dropout: Share of activations dropped in training.
         sees_all: Whether every place sees every other, so that there is no step and no cache.
+        rotary: Whether a query and a key meet by how far apart they are; a head's width must be even.
 
-    Source: Vaswani et al. 2017, arXiv:1706.03762; normalised before: Radford et al. 2019, GPT-2.
+    Source: Vaswani et al. 2017, arXiv:1706.03762; normalised before: Radford et al. 2019, GPT-2; rotary: Su et al.
+    2021, arXiv:2104.09864.
     """
 
     def __init__(
-        self, layers: int, width: int, heads: int, places: int, dropout: float = 0.0, sees_all: bool = False
+        self,
+        layers: int,
+        width: int,
+        heads: int,
+        places: int,
+        dropout: float = 0.0,
+        sees_all: bool = False,
+        rotary: bool = False,
     ) -> None:
         super().__init__()
-        self.places, self.heads = places, heads
+        self.places, self.heads, self.rotary = places, heads, rotary
         self.blocks = nn.ModuleList(_Block(width, heads, dropout, not sees_all) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
 
     def forward(self, h: Tensor) -> Tensor:
         """All places at once."""
+        turn = self._turn(0, h.shape[1], h)
         for block in self.blocks:
-            h = block(h)
+            h = block(h, turn)
         return self.norm(h)
 
     def begin(self, n: int, like: Tensor) -> Tensor:
@@ -127,10 +144,31 @@ class Transformer(Causal):
 
     def step(self, h: Tensor, i: int, cache: Tensor) -> Tensor:
         """Place ``i`` alone; its key and value go to the cache."""
+        turn = self._turn(i, i + 1, h)
         for block, kept in zip(self.blocks, cache, strict=True):
             assert isinstance(block, _Block)
-            h = block.step(h, i, kept)
+            h = block.step(h, i, kept, turn)
         return self.norm(h)
+
+    def _turn(self, start: int, end: int, like: Tensor) -> Turn | None:
+        """Cosines and sines of the angles at some places, ``(places, half of a head's width)``; none if not rotary."""
+        if not self.rotary:
+            return None
+        half = self.norm.normalized_shape[0] // self.heads // 2
+        # Half precision does not count to a thousand.
+        exact = {"device": like.device, "dtype": torch.promote_types(like.dtype, torch.float32)}
+        frequency = 10_000 ** -(torch.arange(half, **exact) / half)
+        angle = torch.arange(start, end, **exact)[:, None] * frequency
+        return angle.cos().to(like.dtype), angle.sin().to(like.dtype)
+
+
+def turned(x: Tensor, turn: Turn) -> Tensor:
+    """Each pair of numbers turned by its angle, ``(..., places, width of a head)``.
+
+    The product of a query and a key, both turned, depends on how far apart they are and not on where.
+    """
+    (a, b), (cos, sin) = x.chunk(2, -1), turn
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], -1)
 
 
 class _Block(nn.Module):
@@ -142,16 +180,20 @@ class _Block(nn.Module):
         self.joined = nn.Linear(width, width)
         self.each = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
-    def forward(self, h: Tensor) -> Tensor:
+    def forward(self, h: Tensor, turn: Turn | None = None) -> Tensor:
         q, k, v = rearrange(self.split(self.before(h)), "b n (three h d) -> three b h n d", three=3, h=self.heads)
+        if turn is not None:
+            q, k = turned(q, turn), turned(k, turn)
         seen = functional.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
         h = h + self._drop(self.joined(rearrange(seen, "b h n d -> b n (h d)")))
         return h + self._drop(self.each(self.inside(h)))
 
-    def step(self, h: Tensor, i: int, kept: Tensor) -> Tensor:
-        said = self.split(self.before(h)).unflatten(1, (3, self.heads, -1))
-        kept[:, :, :, i] = said[:, 1:].transpose(1, 2)
-        q, (keys, values) = said[:, 0, :, None], kept[:, :, :, : i + 1].unbind(2)
+    def step(self, h: Tensor, i: int, kept: Tensor, turn: Turn | None = None) -> Tensor:
+        q, k, v = self.split(self.before(h)).unflatten(1, (3, self.heads, 1, -1)).unbind(1)
+        if turn is not None:
+            q, k = turned(q, turn), turned(k, turn)
+        keys, values = kept[:, :, :, : i + 1].unbind(2)
+        keys[:, :, i:], values[:, :, i:] = k, v
         seen = functional.scaled_dot_product_attention(q, keys, values)
         h = h + self.joined(seen.flatten(1))
         return h + self.each(self.inside(h))

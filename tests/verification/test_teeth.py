@@ -18,6 +18,7 @@ MAF = "model.prior={type: flow, transform: maf, layers: 2}"
 BIJECTION = "model.stages={type: bijection, transform: affine_coupling}"
 PIXEL_FLOW = "model.stages=[dequantize, {type: bijection, transform: affine_coupling, layers: 2}]"
 CODED = ("model.stages.0.likelihood=categorical", "model.stages.0.decoder.activation=silu")
+ROTARY = "{stages: [], prior: {type: autoregressive, positions: rotary}}"
 #: Recipes by nickname: a shipped one and the changes to it.
 RECIPES: dict[str, tuple[str, ...]] = {
     "vae": ("vae",),
@@ -63,6 +64,9 @@ RECIPES: dict[str, tuple[str, ...]] = {
     "masked grey pixels": ("fashion/flow", "model={stages: [], prior: {type: masked}}"),
     "pixelvae": ("vae", "model.stages.0.likelihood=autoregressive"),
     "convolved pixelvae": ("vae", "model.stages.0.likelihood={type: autoregressive, network: causal_conv}"),
+    "rotary pixels": ("vae", f"model={ROTARY}", "train.0.objective=maximum_likelihood"),
+    "rotary binary pixels": ("fashion/vae", f"model={ROTARY}", "train.0.objective=maximum_likelihood"),
+    "rotary pixelvae": ("vae", "model.stages.0.likelihood={type: autoregressive, positions: rotary}"),
     "convolved binary pixels": (
         "fashion/vae",
         "model={stages: [], prior: {type: autoregressive, network: causal_conv}}",
@@ -313,6 +317,14 @@ FAULTS = (
         "attention(q, keys, values.roll(1, 2))",
         "cached",
         PIXELS,
+    ),
+    Fault(
+        "keys kept as if each came first",
+        "compose.nets.causal",
+        "turn = self._turn(i, i + 1, h)",
+        "turn = self._turn(0, 1, h)",
+        "cached",
+        ("rotary pixels", "rotary binary pixels", "rotary pixelvae"),
     ),
     Fault(
         "a cache that forgets the row above",

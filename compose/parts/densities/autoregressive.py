@@ -31,7 +31,8 @@ class Autoregressive(CausalOptions, DensityPart):
     type: ClassVar[str] = "autoregressive"
     source: ClassVar[str] = (
         "van den Oord et al. 2016, arXiv:1601.06759, arXiv:1606.05328; transformer: Parmar et al. 2018, "
-        "arXiv:1802.05751; as a likelihood: Gulrajani et al. 2017, arXiv:1611.05013"
+        "arXiv:1802.05751; rotary: Su et al. 2021, arXiv:2104.09864; as a likelihood: Gulrajani et al. 2017, "
+        "arXiv:1611.05013"
     )
     takes: ClassVar[tuple[type, ...]] = (Codes,)
     gradient: ClassVar = "none"
@@ -56,6 +57,15 @@ class Autoregressive(CausalOptions, DensityPart):
         if self.network == "transformer" and self.width % self.heads:
             message = f"{self.heads} heads cannot share a width of {self.width} evenly."
             yield Misfit(message, key="heads", swap=False)
+        elif self.positions == "rotary":
+            if self.network != "transformer":
+                message = f"'{self.network}' knows its places by itself; rotary positions are for 'transformer'."
+                yield Misfit(message, key="positions", swap=False)
+            elif self.width // self.heads % 2:
+                message = (
+                    f"rotary positions turn pairs, and each of {self.heads} heads is {self.width // self.heads} wide."
+                )
+                yield Misfit(message, key="positions", swap=False)
         if not isinstance(slot.space, Codes):
             return
         if slot.space.dim > LONGEST:
@@ -91,7 +101,9 @@ class AutoregressiveDensity(Density):
         self.space: Codes = space
         width = options.width
         self.codes = nn.Embedding(space.size, width)
-        self.place = nn.Parameter(width**-0.5 * torch.randn(space.dim, width))
+        # Turned by where they are, places need no numbers of their own, but for the first one, before which nothing is.
+        places = space.dim if options.positions == "learned" else 1
+        self.place = nn.Parameter(width**-0.5 * torch.randn(places, width))
         self.network = causal(options, _rows_and_columns(space))
         self.head = nn.Linear(width, space.size)
         self.context = None if condition is None else nn.Linear(options.context, width, bias=False)
@@ -149,7 +161,8 @@ class AutoregressiveDensity(Density):
 
     def _places(self, c: Tensor | None) -> Tensor:
         """What each place is, and what the condition says there, ``(batch or 1, n, width)``."""
-        return at_places(self.place, self.context, c, self.order)
+        place = functional.pad(self.place, (0, 0, 0, self.space.dim - len(self.place)))
+        return at_places(place, self.context, c, self.order)
 
 
 def _rows_and_columns(space: Codes) -> tuple[int, int]:
