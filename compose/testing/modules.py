@@ -72,7 +72,7 @@ def float32_is_close(subject: Built) -> bool:
     return True
 
 
-@contract(4)
+@contract(4, 2)
 def gradient_reaches_every_parameter(subject: Built) -> bool:
     """Every parameter of the part has a finite gradient that is not zero everywhere.
 
