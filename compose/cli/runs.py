@@ -111,6 +111,12 @@ def sample(
     top_p: Annotated[
         float | None, typer.Option("--top-p", metavar="P", help="Draw one of the likeliest that make up P.")
     ] = None,
+    guidance: Annotated[
+        float,
+        typer.Option(
+            "--guidance", metavar="W", help="Of a prior trained with unlabelled: above 1 the label says more."
+        ),
+    ] = 1.0,
     means: Annotated[
         bool, typer.Option("--means", help="Show the mean of p(x | z) in place of a draw from it: no noise, no sample.")
     ] = False,
@@ -131,6 +137,7 @@ def sample(
       compose sample runs/by_class -n 16 --label 3 --out threes.png
       compose sample runs/vae --means --out means.png
       compose sample runs/ar_pixels --temperature 0.8 --out sharper.png
+      compose sample runs/guided --label 3 --guidance 2 --out clearer_threes.png
       compose sample runs/ar_pixels --complete test --rows 4 --out completed.png
     """
     from compose.core.errors import ComposeError
@@ -143,8 +150,8 @@ def sample(
         raise ComposeError(f"{out} does not end in .png; pictures are png files.")
     if rows is not None and complete is None:
         raise ComposeError("--rows says how much of an image is kept; which images, --complete says.")
-    sharpened = (temperature, top_k, top_p) != (1.0, None, None)
-    how = Drawing(temperature, top_k, top_p) if sharpened else AS_IT_IS
+    how = Drawing(temperature, top_k, top_p, guidance=guidance)
+    how = how if how != Drawing() else AS_IT_IS
     if complete is None:
         show(f"wrote {save_samples(Run(run), out, n, seed, label, compile, how, means)}")
         return

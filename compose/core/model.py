@@ -118,7 +118,7 @@ class ModelDensity(Density):
             return self.generate(self.prior.sample(n, self._for_prior(c)), c, means)
         if not self.prior.incremental:
             raise SpaceError(
-                "nothing to sharpen, and no beginning to go on from: the prior does not draw code by code."
+                "nothing to sharpen or to guide, and no beginning to go on from: the prior does not draw code by code."
             )
         return self.generate(self.prior.draw(n, self._for_prior(c), how)[0], c, means)
 

@@ -18,6 +18,7 @@ from compose.core.declare import Misfit, Part, Slot
 from compose.core.errors import SpaceError
 from compose.core.gaussians import Gaussian
 from compose.core.kinds import Kind
+from compose.core.random import uniform
 from compose.core.spaces import Codes, Real, Space
 
 Mode = Literal["path", "kl", "one_t"]
@@ -47,17 +48,21 @@ class Drawing:
         top_k: Only so many of the likeliest codes are drawn.
         top_p: Only the likeliest codes are drawn that make up this share.
         known: The codes that come first, ``(n, m)``, in the order in which codes are drawn.
+        guidance: What the label changes in the logits is taken so many times: 0 is without the label, 1 as it is.
+        without: The condition where the label is hidden, ``(n, ...)``; a density by label gives it.
 
     Raises:
-        SpaceError: a temperature of 0 or below, or a limit that leaves nothing.
+        SpaceError: a temperature of 0 or below, a guidance below 0, or a limit that leaves nothing.
 
-    Source: top_p: Holtzman et al. 2020, arXiv:1904.09751.
+    Source: top_p: Holtzman et al. 2020, arXiv:1904.09751; guidance: Ho and Salimans 2022, arXiv:2207.12598.
     """
 
     temperature: float = 1.0
     top_k: int | None = None
     top_p: float | None = None
     known: Tensor | None = None
+    guidance: float = 1.0
+    without: Tensor | None = None
 
     def __post_init__(self) -> None:
         if not self.temperature > 0:
@@ -66,9 +71,38 @@ class Drawing:
             raise SpaceError(f"top_k is {self.top_k}, which leaves no code to draw; wanted 1 at least.")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise SpaceError(f"top_p is {self.top_p:g}; wanted above 0 and at most 1.")
+        if not 0 <= self.guidance < math.inf:
+            raise SpaceError(f"guidance is {self.guidance:g}; wanted 0 at least (1 is none, 3 is strong).")
+
+    @property
+    def passes(self) -> int:
+        """How many rows a step computes for each item: guided, one with the label and one without."""
+        return 1 if self.guidance == 1 else 2
+
+    def conditions(self, c: Tensor | None) -> Tensor | None:
+        """The condition of each row that a step computes: all with the label, then all without.
+
+        Raises:
+            SpaceError: it is guided, and what is conditioned on is never hidden.
+        """
+        if self.passes == 1:
+            return c
+        if c is None or self.without is None:
+            raise SpaceError(
+                f"guidance is {self.guidance:g}, but this model does not know how it draws without a label; train its "
+                "prior with labels: true and unlabelled: 0.1."
+            )
+        return torch.cat([c, self.without])
 
     def sharpened(self, logits: Tensor) -> Tensor:
-        """Logits of what is drawn from, ``(n, size)``: minus infinity for what is not drawn."""
+        """Logits of what is drawn from, ``(n, size)``: minus infinity for what is not drawn.
+
+        Args:
+            logits: ``(passes * n, size)``, all with the label before all without.
+        """
+        if self.passes == 2:
+            given, without = logits.chunk(2)
+            logits = without + self.guidance * (given - without)
         if self.temperature != 1:
             logits = logits / self.temperature
         if self.top_k is not None and self.top_k < logits.shape[1]:
@@ -125,11 +159,11 @@ class Density(nn.Module):
     def draw(self, n: int, c: Tensor | None = None, how: Drawing = AS_IT_IS) -> tuple[Tensor, Tensor]:
         """Draws ``(n, *space.shape)`` step by step, and the log-probability each was drawn with, in nats, ``(n,)``.
 
-        As it is, that is ``log_prob`` of what was drawn; sharpened, it is that of the sharpened distribution. What was
-        ``known`` from the start does not count. Only where ``incremental``.
+        As it is, that is ``log_prob`` of what was drawn; sharpened or guided, it is that of the distribution that this
+        makes. What was ``known`` from the start does not count. Only where ``incremental``.
 
         Raises:
-            SpaceError: more is known than an item holds.
+            SpaceError: more is known than an item holds; or it is to be guided, and no label was hidden in training.
         """
         raise NotImplementedError(f"{self.__class__.__name__} does not draw step by step")
 
@@ -290,6 +324,11 @@ class DensityPart(Part):
         """The condition that a net must produce; none where the density takes no condition."""
         return None
 
+    @property
+    def hidden_labels(self) -> float:
+        """Share of the training examples whose label is hidden."""
+        return 0.0
+
     def misfits(self, slot: Slot) -> Iterator[Misfit]:
         """Checks space, condition, polarity and labels; a part adds what is its own."""
         if self.labels and (slot.labels is None or slot.condition is not None):
@@ -297,6 +336,9 @@ class DensityPart(Part):
                 "the data give none (data.labels)" if slot.labels is None else f"a {slot.use} gets them through its net"
             )
             yield Misfit(f"'{self.type}' is to take the class label, but {why}.", key="labels", swap=False)
+        if self.hidden_labels and not self.labels:
+            message = f"'{self.type}' is to hide a share of its labels, but it takes none (labels: true)."
+            yield Misfit(message, key="unlabelled", swap=False)
         if not isinstance(slot.space, self.takes):
             wanted = " or ".join(space.__name__ for space in self.takes)
             yield Misfit(f"'{self.type}' takes {wanted}, but {slot.origin} {slot.space}.")
@@ -329,7 +371,7 @@ class DensityPart(Part):
             assert features is not None, "a density without features was not refused its labels"
             inner = super().build(replace(slot, condition=features))
             assert isinstance(inner, Density)
-            return ByLabel(inner, slot.labels, features)
+            return ByLabel(inner, slot.labels, features, self.hidden_labels)
         return super().build(slot)
 
 
@@ -364,12 +406,15 @@ class ByLabel(Density):
         density: Conditional on ``features``.
         labels: Space of the label.
         features: The condition wanted.
+        hidden: Share of the labels that are hidden in training, so that samples can be guided. Another condition stands
+            in for those. Otherwise every label counts.
     """
 
-    def __init__(self, density: Density, labels: Codes, features: Real) -> None:
+    def __init__(self, density: Density, labels: Codes, features: Real, hidden: float = 0.0) -> None:
         super().__init__(density.space, labels, density.kind)
-        self.density = density
-        self.embedding = nn.Embedding(labels.size, features.dim)
+        self.density, self.labels, self.hidden = density, labels, hidden
+        # One more for what is hidden.
+        self.embedding = nn.Embedding(labels.size + (hidden > 0), features.dim)
         nn.init.normal_(self.embedding.weight, std=0.01)
         self.shape = features.shape
         self.incremental = density.incremental
@@ -379,7 +424,9 @@ class ByLabel(Density):
         return self.embedding(c.long()).unflatten(1, self.shape)
 
     def log_prob(self, x: Tensor, c: Tensor | None = None, mode: Mode = "path") -> Tensor:
-        """L of each row given its label."""
+        """L of each row given its label; in training, of some without."""
+        if self.training and self.hidden and c is not None:
+            c = torch.where(uniform((len(c),), self.embedding.weight) < self.hidden, self.labels.size, c.long())
         return self.density.log_prob(x, self._features(c), mode)
 
     def in_pyro(self, n: int, c: Tensor | None = None) -> Any:
@@ -392,7 +439,10 @@ class ByLabel(Density):
         return self.density.sample(n, self._features(c))
 
     def draw(self, n: int, c: Tensor | None = None, how: Drawing = AS_IT_IS) -> tuple[Tensor, Tensor]:
-        """The density's own, given its label."""
+        """The density's own, given its label; guided, away from what it draws without."""
+        if how.passes == 2 and self.hidden:
+            nothing = torch.full((n,), self.labels.size, device=self.embedding.weight.device)
+            how = replace(how, without=self._features(nothing))
         return self.density.draw(n, self._features(c), how)
 
     def beginning(self, x: Tensor, rows: int) -> Tensor:

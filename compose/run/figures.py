@@ -46,7 +46,7 @@ def save_samples(
         seed: Seed of the draws.
         label: Class to draw, for a conditional model; without it the classes take turns.
         compile: Whether to compile the model first.
-        how: Temperature and limits, where the prior draws code by code.
+        how: Temperature, limits and guidance, where the prior draws code by code.
         means: Whether to show the mean of the likelihood in place of a draw from it.
 
     Raises:
@@ -74,7 +74,7 @@ def save_completions(
         rows: How many rows of each are kept.
         seed: Seed of the draws.
         label: Class to draw, for a conditional model; without it the classes take turns.
-        how: Temperature and limits.
+        how: Temperature, limits and guidance.
 
     Raises:
         SpaceError: the model does not draw its data code by code, or the images are no data of it.

@@ -40,7 +40,7 @@ def sample(
         seed: Seed of the draws.
         label: Class to draw, for a conditional model; without it the classes take turns.
         compile: Whether to compile the model first; pays where samples are many.
-        how: Temperature and limits, where the prior draws code by code.
+        how: Temperature, limits and guidance, where the prior draws code by code.
         means: Whether to give the mean of the likelihood in place of a draw from it: free of its noise, and no sample.
 
     Returns:
@@ -79,7 +79,7 @@ def complete(
         rows: How many rows of each are kept.
         seed: Seed of the draws.
         label: Class to draw, for a conditional model; without it the classes take turns.
-        how: Temperature and limits; what it knows is replaced.
+        how: Temperature, limits and guidance; what it knows is replaced.
 
     Raises:
         SpaceError: the model does not draw code by code, or ``x`` is no batch of its data.

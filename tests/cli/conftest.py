@@ -44,7 +44,7 @@ def compose(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Short runs: a VAE, the same with a flow prior, one on other data, a flow, whose kind is another, and pixels."""
+    """Short runs: a VAE, one with a flow prior, one on other data, a flow, whose kind is another, pixels, by label."""
     from compose.run.train import train
 
     folder = tmp_path_factory.mktemp("runs")
@@ -63,6 +63,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "pixels": [
             "model={stages: [], prior: {type: autoregressive, layers: 1, width: 8, heads: 2}}",
             "train.0={steps: 20, objective: maximum_likelihood}",
+        ],
+        "guided": [
+            "data.labels=true",
+            "model={stages: [], prior: {type: masked, layers: 1, width: 8, heads: 2, labels: true, unlabelled: 0.2}}",
+            "train.0={steps: 20, objective: elbo}",
+            "evaluate.samples=1",
         ],
     }
     for name, overrides in changes.items():

@@ -93,6 +93,16 @@ def test_sample_refuses(compose, runs: dict[str, Path], options: list[str], mess
     assert done.code == 1 and message in done.err
 
 
+def test_samples_are_guided(compose, runs: dict[str, Path], tmp_path: Path):
+    plain, once, more = (tmp_path / f"{name}.png" for name in ("plain", "once", "more"))
+    for out, options in ((plain, []), (once, ["--guidance", "1"]), (more, ["--guidance", "30"])):
+        done = compose("sample", runs["guided"], "-n", "9", "--label", "3", *options, "--out", out)
+        assert done.out == f"wrote {out}\n", done.err
+    assert plain.read_bytes() == once.read_bytes() != more.read_bytes()
+    filled = ("--complete", "test", "--rows", "4", "-n", "2", "--guidance", "2")
+    assert compose("sample", runs["guided"], *filled, "--out", more).code == 0
+
+
 def test_images_are_filled_in(compose, runs: dict[str, Path], tmp_path: Path):
     out = tmp_path / "filled.png"
     options = ("--complete", "test", "--rows", "3", "-n", "4", "--top-k", "1")
@@ -114,6 +124,9 @@ def test_images_are_filled_in(compose, runs: dict[str, Path], tmp_path: Path):
         ("pixels", ["--temperature", "0"], "temperature is 0; wanted above 0"),
         ("pixels", ["--top-p", "1.5"], "top_p is 1.5; wanted above 0 and at most 1"),
         ("pixels", ["--top-k", "0"], "leaves no code to draw"),
+        ("pixels", ["--guidance", "-1"], "guidance is -1; wanted 0 at least"),
+        ("pixels", ["--guidance", "2"], "train its prior with labels: true and unlabelled: 0.1"),
+        ("vae", ["--guidance", "2"], "nothing to sharpen or to guide"),
         ("pixels", ["--rows", "3"], "which images, --complete says"),
         ("pixels", ["--complete", "test", "--rows", "9"], "9 rows are to be kept, and an item of"),
         ("pixels", ["--complete", "nowhere.npy"], "nowhere.npy is neither train, validation, test nor a .npy file"),

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Annotated, ClassVar
 
 import torch
-from annotated_types import Ge, Le
+from annotated_types import Ge, Le, Lt
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -41,11 +41,20 @@ class Autoregressive(CausalOptions, DensityPart):
     """Of a transformer: the places in the order in which they are drawn, counted in the flattened item."""
     context: Annotated[int, Ge(1), Le(4096)] = 16
     """Under a condition: how many numbers the net gives to each place of the grid."""
+    unlabelled: Annotated[float, Ge(0), Lt(1)] = 0.0
+    """With labels: share of the training examples whose label is hidden, so that samples can be guided."""
 
     @property
     def training_differs(self) -> str:
-        """Dropout."""
-        return f"a share of {self.dropout:g} of its activations is dropped" if self.dropout else ""
+        """Dropout, and labels that are hidden."""
+        dropped = f"a share of {self.dropout:g} of its activations is dropped" if self.dropout else ""
+        hidden = f"a share of {self.unlabelled:g} of its labels is hidden" if self.unlabelled else ""
+        return ", ".join(filter(None, (dropped, hidden)))
+
+    @property
+    def hidden_labels(self) -> float:
+        """What ``unlabelled`` says."""
+        return self.unlabelled
 
     def features(self, space: Space) -> Real:
         """``context`` numbers at each place of the grid; the channels of a pixel share them."""
@@ -130,18 +139,19 @@ class AutoregressiveDensity(Density):
         """Draws code by code, each with one step of the network from the cache of all before.
 
         Raises:
-            SpaceError: more codes are known than there are.
+            SpaceError: more codes are known than there are; or it is guided, with nothing to be guided from.
         """
-        places, first = self._places(c), 0 if how.known is None else how.known.shape[1]
+        places, first = self._places(how.conditions(c)), 0 if how.known is None else how.known.shape[1]
         if first > self.space.dim:
             raise SpaceError(f"{first} codes are known, and an item has {self.space.dim}.")
         tokens = torch.zeros(n, self.space.dim, dtype=torch.long, device=self.place.device)
         if how.known is not None:
             tokens[:, :first] = how.known
-        cache, log_prob = self.network.begin(n, self.place), self.place.new_zeros(n)
+        rows, log_prob = n * how.passes, self.place.new_zeros(n)
+        cache = self.network.begin(rows, self.place)
         for i in range(self.space.dim):
-            before = self.codes(tokens[:, i - 1]) if i else 0.0
-            h = self.network.step((before + places[:, i]).expand(n, -1), i, cache)
+            before = self.codes(tokens[:, i - 1]).repeat(how.passes, 1) if i else 0.0
+            h = self.network.step((before + places[:, i]).expand(rows, -1), i, cache)
             if i >= first:
                 logits = how.sharpened(self.head(h))
                 tokens[:, i] = categorical(logits)

@@ -53,11 +53,20 @@ class Masked(DensityPart):
     """Of fewer steps: noise in what counts as sure, which falls to 0 over the steps; without it samples are alike."""
     context: Annotated[int, Ge(1), Le(4096)] = 16
     """Under a condition: how many numbers the net gives to each place of the grid."""
+    unlabelled: Annotated[float, Ge(0), Lt(1)] = 0.0
+    """With labels: share of the training examples whose label is hidden, so that samples can be guided."""
 
     @property
     def training_differs(self) -> str:
-        """Dropout."""
-        return f"a share of {self.dropout:g} of its activations is dropped" if self.dropout else ""
+        """Dropout, and labels that are hidden."""
+        dropped = f"a share of {self.dropout:g} of its activations is dropped" if self.dropout else ""
+        hidden = f"a share of {self.unlabelled:g} of its labels is hidden" if self.unlabelled else ""
+        return ", ".join(filter(None, (dropped, hidden)))
+
+    @property
+    def hidden_labels(self) -> float:
+        """What ``unlabelled`` says."""
+        return self.unlabelled
 
     def kind(self, slot: Slot) -> Kind:
         """A bound."""
@@ -126,7 +135,7 @@ class MaskedDensity(Density):
         The log-probability is that of the order it was drawn in; in fewer steps than codes it is none of the model's.
 
         Raises:
-            SpaceError: more codes are known than there are.
+            SpaceError: more codes are known than there are; or it is guided, with nothing to be guided from.
         """
         known = self._nothing(n) if how.known is None else how.known
         if known.shape[1] > self.space.dim:
@@ -137,9 +146,11 @@ class MaskedDensity(Density):
         tokens[:, first], masked[:, first] = known, False
         total = left = self.space.dim - known.shape[1]
         steps, log_prob = min(self.steps, total), self.place.new_zeros(n)
+        c, twice = how.conditions(c), (how.passes, 1)
         for step in range(1, steps + 1):
             share = step / steps
-            logits = how.sharpened(self._logits(tokens, masked, c).flatten(0, 1)).unflatten(0, (n, -1))
+            logits = self._logits(tokens.repeat(twice), masked.repeat(twice), c).flatten(0, 1)
+            logits = how.sharpened(logits).unflatten(0, (n, -1))
             drawn = categorical(logits)
             sure = logits.log_softmax(2).gather(2, drawn[..., None])[..., 0]
             if steps == total:
