@@ -193,10 +193,9 @@ class ModelDensity(Density):
             SpaceError: ``x`` or ``c`` is no batch of its space.
         """
         self._check(x, c)
-        *below, top = self.stack
-        back = top.mirror(self._rise(x, c, len(below)), c if self.by_label else None)
-        for stage in reversed(below):
-            back = stage.relax(back, c if self.by_label else None)
+        top = len(self.stages) - 1
+        back = self.stack[top].mirror(self._rise(x, c, top), c if self.by_label else None)
+        back = self._sink(back, c, 0, top)
         return to_features(x, self.space, back.dtype), back
 
     def _rise(self, x: Tensor, c: Tensor | None, edge: int) -> Tensor:
@@ -207,9 +206,9 @@ class ModelDensity(Density):
             x = stage.infer(x, label).z if q is None or given is None else q.rsample_and_log_prob(given)[0]
         return x
 
-    def _sink(self, z: Tensor, c: Tensor | None, edge: int) -> Tensor:
-        """From the uppermost edge to what a net sees on one below, with a pathwise gradient."""
-        for stage in reversed(self.stack[edge:]):
+    def _sink(self, z: Tensor, c: Tensor | None, edge: int, start: int | None = None) -> Tensor:
+        """From an edge, by default the uppermost, to what a net sees on one below, with a pathwise gradient."""
+        for stage in reversed(self.stack[edge:start]):
             z = stage.relax(z, c if self.by_label else None)
         return z
 

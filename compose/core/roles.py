@@ -399,6 +399,23 @@ class StagePart(Part):
         raise NotImplementedError(f"{self.__class__.__name__} must declare its terms")
 
 
+def promised(slot: Slot) -> Kind:
+    """What the model that an objective trains promises."""
+    assert isinstance(slot.model, DensityPart)
+    return slot.model.kind(_of_model(slot))
+
+
+def stages_of(slot: Slot) -> list[tuple[StagePart, Slot]]:
+    """The stages of the model that an objective trains, from the data upward, each with its slot."""
+    assert isinstance(slot.model, DensityPart)
+    nested = slot.model.nested(_of_model(slot))
+    return [(part, place) for part, place in nested.values() if isinstance(part, StagePart)]
+
+
+def _of_model(slot: Slot) -> Slot:
+    return Slot("prior", slot.space, labels=slot.labels)
+
+
 class ByLabel(Density):
     """A conditional density whose condition is looked up by class label.
 

@@ -18,7 +18,7 @@ from compose.core.kinds import Kind
 from compose.core.objective import Loss, Objective
 from compose.core.optimizer import Optimizer
 from compose.core.random import standard_normal, uniform
-from compose.core.roles import DensityPart, StagePart, labelled, with_label
+from compose.core.roles import labelled, stages_of, with_label
 from compose.core.spaces import Codes, Real, Space
 from compose.core.terms import Ledger
 
@@ -91,7 +91,7 @@ class Adversarial(ObjectivePart):
             yield Misfit(f"there is no edge {self.at!r}; there is: {', '.join(edges)}.", key="at", swap=False)
             return
         index = edges.index(self.at)
-        stages = _stages(slot)
+        stages = stages_of(slot)
         if not stages:
             yield Misfit(f"'{self.type}' trains the stages of a model, and this one has none.", swap=False)
             return
@@ -137,16 +137,9 @@ class Adversarial(ObjectivePart):
         return AdversarialObjective(self, children["critic"], list(_edges(slot)).index(self.at), slot.labels)
 
 
-def _stages(slot: Slot) -> list[tuple[StagePart, Slot]]:
-    """The stages of the model that an objective trains, from the data upward, each with its slot."""
-    assert isinstance(slot.model, DensityPart)
-    nested = slot.model.nested(Slot("prior", slot.space, labels=slot.labels))
-    return [(part, place) for part, place in nested.values() if isinstance(part, StagePart)]
-
-
 def _edges(slot: Slot) -> dict[str, Space]:
     """The space of every edge between stages, from the data upward."""
-    stages = _stages(slot)
+    stages = stages_of(slot)
     return {"x": slot.space, **{f"z{i}": stage.above(place.space) for i, (stage, place) in enumerate(stages, 1)}}
 
 

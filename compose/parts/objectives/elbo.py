@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from compose.core.declare import Misfit, ObjectivePart, Slot
 from compose.core.kinds import Kind
 from compose.core.objective import Loss, Objective, penalised
-from compose.core.roles import DensityPart, Mode, StagePart
+from compose.core.roles import Mode, promised, stages_of
 from compose.core.terms import total, views
 
 
@@ -32,14 +32,9 @@ class ELBO(ObjectivePart):
 
     def misfits(self, slot: Slot) -> Iterator[Misfit]:
         """The model has a likelihood; and what acts on rates finds one."""
-        assert isinstance(slot.model, DensityPart)
-        inner = Slot("prior", slot.space, labels=slot.labels)
-        if slot.model.kind(inner) is Kind.NONE:
+        if promised(slot) is Kind.NONE:
             yield Misfit(f"'{self.type}' needs a likelihood, and this model has none.")
-        sampled = any(
-            isinstance(part, StagePart) and "minus_log_q" in part.terms()
-            for part, _ in slot.model.nested(inner).values()
-        )
+        sampled = any("minus_log_q" in stage.terms() for stage, _ in stages_of(slot))
         for key in ("beta", "warmup", "free_bits"):
             if not sampled and getattr(self, key) != ELBO.model_fields[key].default:
                 yield Misfit(f"'{key}' weighs a rate, and this model draws no latent.", key=key, swap=False)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from compose.core.declare import Misfit, ObjectivePart, Slot
 from compose.core.objective import Loss, Objective, penalised
-from compose.core.roles import DensityPart
+from compose.core.roles import promised
 from compose.core.terms import total
 
 
@@ -27,8 +27,7 @@ class IWAE(ObjectivePart):
 
     def misfits(self, slot: Slot) -> Iterator[Misfit]:
         """Only weights may be averaged: of a mere bound, ``log mean exp`` is none."""
-        assert isinstance(slot.model, DensityPart)
-        kind = slot.model.kind(Slot("prior", slot.space, labels=slot.labels))
+        kind = promised(slot)
         if not kind.importance_weighted:
             yield Misfit(
                 f"'{self.type}' averages exp L, which needs a weight, and this model gives a {kind} ({kind.promise})."

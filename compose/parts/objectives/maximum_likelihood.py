@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from compose.core.declare import Misfit, ObjectivePart, Slot
 from compose.core.kinds import Kind
 from compose.core.objective import Loss, Objective
-from compose.core.roles import DensityPart
+from compose.core.roles import promised
 from compose.core.terms import total
 
 
@@ -22,8 +22,7 @@ class MaximumLikelihood(ObjectivePart):
 
     def misfits(self, slot: Slot) -> Iterator[Misfit]:
         """The model's log-probability is exact."""
-        assert isinstance(slot.model, DensityPart)
-        kind = slot.model.kind(Slot("prior", slot.space, labels=slot.labels))
+        kind = promised(slot)
         if kind is not Kind.EXACT:
             yield Misfit(
                 f"'{self.type}' needs an exact log-probability, and that of this model is a {kind} ({kind.promise})."

@@ -12,9 +12,10 @@ from torch.nn import functional
 from compose.core.declare import Misfit, ObjectivePart, Part, Slot, as_real, part_field
 from compose.core.kinds import Kind
 from compose.core.objective import Loss, Objective
-from compose.core.roles import DensityPart, StagePart
+from compose.core.roles import stages_of
 from compose.core.spaces import Real
 from compose.core.terms import Ledger
+from compose.parts.objectives.reconstruction import without_latent
 
 #: How many numbers a network is asked for; only its hidden layers are looked at.
 GIVES = Real((64,))
@@ -37,16 +38,14 @@ class Perceptual(ObjectivePart):
 
     def misfits(self, slot: Slot) -> Iterator[Misfit]:
         """There are reconstructions, and a gradient to what makes them."""
-        assert isinstance(slot.model, DensityPart)
-        nested = slot.model.nested(Slot("prior", slot.space, labels=slot.labels))
-        stages = [(part, place) for part, place in nested.values() if isinstance(part, StagePart)]
-        if not any("log_likelihood" in stage.terms() for stage, _ in stages):
-            yield Misfit(f"'{self.type}' is of data given a latent, and this model has none.", swap=False)
+        stages = stages_of(slot)
+        if (missing := without_latent(self.type, stages)) is not None:
+            yield missing
             return
         for i, (stage, place) in enumerate(stages, 1):
-            missing = "up" if stage.kind(place) is Kind.NONE else "" if stage.descends else "down with a gradient"
-            if missing:
-                said = f"no way leads {missing} through stage {i}, '{stage.type}'"
+            way = "up" if stage.kind(place) is Kind.NONE else "" if stage.descends else "down with a gradient"
+            if way:
+                said = f"no way leads {way} through stage {i}, '{stage.type}'"
                 yield Misfit(f"'{self.type}' is of reconstructions, and {said}.", swap=False)
 
     def nested(self, slot: Slot) -> dict[str, tuple[Part, Slot]]:

@@ -10,8 +10,15 @@ from torch import Tensor, nn
 from compose.core.declare import Misfit, ObjectivePart, Slot
 from compose.core.kinds import Kind
 from compose.core.objective import Loss, Objective, penalised
-from compose.core.roles import DensityPart, StagePart
+from compose.core.roles import StagePart, promised, stages_of
 from compose.core.terms import Ledger, total, views
+
+
+def without_latent(objective: str, stages: list[tuple[StagePart, Slot]]) -> Misfit | None:
+    """The refusal of what compares data with what a latent makes of them, where no latent does."""
+    if any("log_likelihood" in stage.terms() for stage, _ in stages):
+        return None
+    return Misfit(f"'{objective}' is of data given a latent, and this model has none.", swap=False)
 
 
 class Reconstruction(ObjectivePart):
@@ -23,13 +30,10 @@ class Reconstruction(ObjectivePart):
 
     def misfits(self, slot: Slot) -> Iterator[Misfit]:
         """There is a latent, and a likelihood of the data given it."""
-        assert isinstance(slot.model, DensityPart)
-        inner = Slot("prior", slot.space, labels=slot.labels)
-        stages = [part for part, _ in slot.model.nested(inner).values() if isinstance(part, StagePart)]
-        if slot.model.kind(inner) is Kind.NONE:
+        if promised(slot) is Kind.NONE:
             yield Misfit(f"'{self.type}' needs a likelihood, and this model has none.")
-        elif not any("log_likelihood" in part.terms() for part in stages):
-            yield Misfit(f"'{self.type}' is of data given a latent, and this model has none.")
+        elif (missing := without_latent(self.type, stages_of(slot))) is not None:
+            yield missing
 
     def make(self, slot: Slot, children: Mapping[str, nn.Module]) -> nn.Module:
         """The objective."""
