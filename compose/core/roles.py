@@ -412,6 +412,13 @@ def stages_of(slot: Slot) -> list[tuple[StagePart, Slot]]:
     return [(part, place) for part, place in nested.values() if isinstance(part, StagePart)]
 
 
+def without_latent(objective: str, stages: list[tuple[StagePart, Slot]]) -> Misfit | None:
+    """The refusal of what compares data with what a latent makes of them, where no latent does."""
+    if any("log_likelihood" in stage.terms() for stage, _ in stages):
+        return None
+    return Misfit(f"'{objective}' is of data given a latent, and this model has none.", swap=False)
+
+
 def _of_model(slot: Slot) -> Slot:
     return Slot("prior", slot.space, labels=slot.labels)
 

@@ -12,10 +12,9 @@ from torch.nn import functional
 from compose.core.declare import Misfit, ObjectivePart, Part, Slot, as_real, part_field
 from compose.core.kinds import Kind
 from compose.core.objective import Loss, Objective
-from compose.core.roles import stages_of
+from compose.core.roles import stages_of, without_latent
 from compose.core.spaces import Real
 from compose.core.terms import Ledger
-from compose.parts.objectives.reconstruction import without_latent
 
 #: How many numbers a network is asked for; only its hidden layers are looked at.
 GIVES = Real((64,))

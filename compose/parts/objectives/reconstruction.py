@@ -10,15 +10,8 @@ from torch import Tensor, nn
 from compose.core.declare import Misfit, ObjectivePart, Slot
 from compose.core.kinds import Kind
 from compose.core.objective import Loss, Objective, penalised
-from compose.core.roles import StagePart, promised, stages_of
+from compose.core.roles import promised, stages_of, without_latent
 from compose.core.terms import Ledger, total, views
-
-
-def without_latent(objective: str, stages: list[tuple[StagePart, Slot]]) -> Misfit | None:
-    """The refusal of what compares data with what a latent makes of them, where no latent does."""
-    if any("log_likelihood" in stage.terms() for stage, _ in stages):
-        return None
-    return Misfit(f"'{objective}' is of data given a latent, and this model has none.", swap=False)
 
 
 class Reconstruction(ObjectivePart):
