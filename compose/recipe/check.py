@@ -224,10 +224,16 @@ def _idle(form: Form, space: Space, labels: Codes | None) -> Iterator[_Finding]:
         built.setdefault(in_recipe(key), []).append((part, slot))
     for i, phase in enumerate(form.recipe.train):
         for j, player in enumerate(phase.players):
-            if all(path in built and path != "model" and not _trainable(built[path]) for path in player.trains):
+            if all(path in built and path != "model" and not _trainable(_below(built, path)) for path in player.trains):
                 message = f"nothing to train: there is no parameter in {', '.join(player.trains)}."
                 hint = "Name a part with weights, or leave the player out."
                 yield _Finding(form.written(("train", i, "players", j, "trains")), message, partial(str, hint))
+
+
+def _below(built: dict[str, list[tuple[Part, Slot]]], path: str) -> list[tuple[Part, Slot]]:
+    """The parts inside the one at ``path``, then itself: most often the first is small and tells."""
+    inside = [placed for key, all_placed in built.items() if key.startswith(f"{path}.") for placed in all_placed]
+    return [*inside, *built[path]]
 
 
 def _trainable(parts: Sequence[tuple[Part, Slot]]) -> bool:
