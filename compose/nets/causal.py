@@ -7,42 +7,17 @@ numbers, at the cost of one place.
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import torch
-from annotated_types import Ge, Le, Lt
 from einops import rearrange
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 from torch.nn import functional
 
 from compose.core import random
 
-#: Normalised, fewer than four numbers hold next to nothing.
-Width = Annotated[int, Ge(4), Le(4096)]
 #: Cosines and sines of angles.
 Turn = tuple[Tensor, Tensor]
-
-
-class CausalOptions(BaseModel):
-    """What a causal network is made of."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
-
-    network: Literal["transformer", "causal_conv"] = "transformer"
-    """Attention to all earlier codes, or gated convolutions over the earlier rows and the row so far."""
-    layers: Annotated[int, Ge(1), Le(256)] = 4
-    """How many blocks are stacked."""
-    width: Width = 128
-    """Numbers (channels) at each code."""
-    heads: Annotated[int, Ge(1), Le(256)] = 4
-    """Of a transformer: attention heads, which share the width."""
-    positions: Literal["learned", "rotary"] = "learned"
-    """Of a transformer: numbers learned for each place, or queries and keys turned by how far along they are."""
-    kernel: Annotated[int, Ge(1), Le(31)] = 5
-    """Of convolutions: how many columns, and how many rows above, a layer sees."""
-    dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
-    """Share of activations dropped in training."""
 
 
 class Causal(nn.Module):
@@ -78,21 +53,6 @@ def at_places(place: Tensor, context: nn.Linear | None, c: Tensor | None, cells:
     assert c is not None, "a conditional density was asked without a condition"
     there = c.reshape(*c.shape[:2], -1).movedim(1, 2)
     return place + context(there[:, cells % there.shape[1]])
-
-
-def causal(options: CausalOptions, grid: tuple[int, int]) -> Causal:
-    """The network that the options describe.
-
-    Args:
-        options: What it is made of.
-        grid: Rows and columns of the places.
-    """
-    if options.network == "transformer":
-        rotary = options.positions == "rotary"
-        return Transformer(
-            options.layers, options.width, options.heads, grid[0] * grid[1], options.dropout, rotary=rotary
-        )
-    return CausalConv(options.layers, options.width, options.kernel, grid, options.dropout)
 
 
 class Transformer(Causal):

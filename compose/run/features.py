@@ -5,6 +5,7 @@ Points of few numbers are compared as they are. The classifier is trained once a
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from contextlib import suppress
@@ -27,7 +28,9 @@ from compose.run.directory import write_bytes
 from compose.run.progress import counting
 
 WIDTH = 64
-STEPS, BATCH, LR = 800, 128, 2e-3
+STEPS, LR = 800, 2e-3
+#: Examples of a step, and its pixels at most: of large images there are fewer.
+BATCH, PIXELS = 128, 2**17
 #: Of net and training; what is kept under another is left alone.
 VERSION = 2
 
@@ -93,8 +96,8 @@ class Classifier(nn.Module):
         self.space, self.classes = space, classes
         takes, gives = as_real(space), Real((WIDTH,))
         side = min(grid(takes), default=0)
-        # Small images would have nothing left after two halvings.
-        options = Conv(channels=32, halvings=1 if side < 16 else 2)
+        # Small images would have nothing left after two halvings, and large ones too much.
+        options = Conv(channels=32, halvings=1 if side < 16 else 2 if side < 48 else 3)
         self.net = ConvNet(takes, gives, options) if side >= 8 else MLPNet(takes, gives, [256], "relu")
         self.last = nn.Linear(WIDTH, classes)
 
@@ -134,12 +137,13 @@ def _kept(source: Source, progress: bool, name: str = "classifier") -> Classifie
 def _trained(source: Source, progress: bool = False, name: str = "classifier") -> Classifier:
     assert source.condition is not None
     title = "training what samples are compared by, once for these data"
+    batch = max(1, min(BATCH, PIXELS // math.prod(grid(as_real(source.space)))))
     with random.region(0, name), counting(title, STEPS, progress) as tick:
         net = Classifier(source.space, source.condition.size)
         optimizer = torch.optim.AdamW(net.parameters(), lr=LR, weight_decay=1e-2)
         falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
         for step in range(STEPS):
-            index = torch.randint(len(source.train), (BATCH,))
+            index = torch.randint(len(source.train), (batch,))
             x, y = source.train_batch(index, random.generator(0, name, step))
             assert y is not None
             functional.cross_entropy(net(_shifted(x) if grid(as_real(source.space)) else x), y).backward()

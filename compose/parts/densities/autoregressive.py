@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import torch
-from annotated_types import Ge, Le, Lt
+from annotated_types import Ge, Le
 from torch import Tensor, nn
 from torch.nn import functional
 
+from compose.core.coded import CodedPart
 from compose.core.declare import Misfit, Slot
 from compose.core.errors import SpaceError
 from compose.core.random import categorical
-from compose.core.roles import AS_IT_IS, Density, DensityPart, Drawing, Mode
-from compose.core.spaces import Codes, Real, Space
-from compose.nets.causal import CausalOptions, at_places, causal
+from compose.core.roles import AS_IT_IS, Density, Drawing, Mode
+from compose.core.spaces import Codes, Space
+from compose.nets.causal import Causal, CausalConv, Transformer, at_places
 
 #: Longer sequences would take a cache, and an attention, of gigabytes.
 LONGEST = 65_536
 
 
-class Autoregressive(CausalOptions, DensityPart):
+class Autoregressive(CodedPart):
     """``log p(x) = sum_i log softmax(net(x_1 .. x_{i-1}))[x_i]``.
 
     Codes go row by row, the channels of a pixel together. A sample takes one step of the network a code, from a cache
@@ -34,54 +35,35 @@ class Autoregressive(CausalOptions, DensityPart):
         "arXiv:1802.05751; rotary: Su et al. 2021, arXiv:2104.09864; as a likelihood: Gulrajani et al. 2017, "
         "arXiv:1611.05013"
     )
-    takes: ClassVar[tuple[type, ...]] = (Codes,)
-    gradient: ClassVar = "none"
+    longest: ClassVar[int] = LONGEST
 
+    network: Literal["transformer", "causal_conv"] = "transformer"
+    """Attention to all earlier codes, or gated convolutions over the earlier rows and the row so far."""
+    positions: Literal["learned", "rotary"] = "learned"
+    """Of a transformer: numbers learned for each place, or queries and keys turned by how far along they are."""
+    kernel: Annotated[int, Ge(1), Le(31)] = 5
+    """Of convolutions: how many columns, and how many rows above, a layer sees."""
     order: list[Annotated[int, Ge(0), Le(LONGEST - 1)]] | None = None
     """Of a transformer: the places in the order in which they are drawn, counted in the flattened item."""
-    context: Annotated[int, Ge(1), Le(4096)] = 16
-    """Under a condition: how many numbers the net gives to each place of the grid."""
-    unlabelled: Annotated[float, Ge(0), Lt(1)] = 0.0
-    """With labels: share of the training examples whose label is hidden, so that samples can be guided."""
 
     @property
-    def training_differs(self) -> str:
-        """Dropout, and labels that are hidden."""
-        dropped = f"a share of {self.dropout:g} of its activations is dropped" if self.dropout else ""
-        hidden = f"a share of {self.unlabelled:g} of its labels is hidden" if self.unlabelled else ""
-        return ", ".join(filter(None, (dropped, hidden)))
-
-    @property
-    def hidden_labels(self) -> float:
-        """What ``unlabelled`` says."""
-        return self.unlabelled
-
-    def features(self, space: Space) -> Real:
-        """``context`` numbers at each place of the grid; the channels of a pixel share them."""
-        return Real((self.context, *space.grid))
+    def attends(self) -> bool:
+        """Where it is a transformer."""
+        return self.network == "transformer"
 
     def misfits(self, slot: Slot) -> Iterator[Misfit]:
-        """As any density; and the order is one of all places, the width one of all heads."""
+        """As any density of codes; and what is of a transformer is asked of one, the order one of all places."""
         yield from super().misfits(slot)
-        if self.network == "transformer" and self.width % self.heads:
-            message = f"{self.heads} heads cannot share a width of {self.width} evenly."
-            yield Misfit(message, key="heads", swap=False)
-        elif self.positions == "rotary":
-            if self.network != "transformer":
-                message = f"'{self.network}' knows its places by itself; rotary positions are for 'transformer'."
-                yield Misfit(message, key="positions", swap=False)
-            elif self.width // self.heads % 2:
-                message = (
-                    f"rotary positions turn pairs, and each of {self.heads} heads is {self.width // self.heads} wide."
-                )
-                yield Misfit(message, key="positions", swap=False)
+        if self.positions == "rotary" and not self.attends:
+            message = f"'{self.network}' knows its places by itself; rotary positions are for 'transformer'."
+            yield Misfit(message, key="positions", swap=False)
+        elif self.positions == "rotary" and self.width % self.heads == 0 and self.width // self.heads % 2:
+            message = f"rotary positions turn pairs, and each of {self.heads} heads is {self.width // self.heads} wide."
+            yield Misfit(message, key="positions", swap=False)
         if not isinstance(slot.space, Codes):
             return
-        if slot.space.dim > LONGEST:
-            message = f"{slot.space.dim} codes are more than the {LONGEST} that '{self.type}' goes through one by one."
-            yield Misfit(message)
         if self.order is not None:
-            if self.network != "transformer":
+            if not self.attends:
                 message = f"'{self.network}' goes row by row; an order of one's own is for 'transformer'."
                 yield Misfit(message, key="order", swap=False)
             elif sorted(self.order) != list(range(slot.space.dim)):
@@ -113,7 +95,7 @@ class AutoregressiveDensity(Density):
         # Turned by where they are, places need no numbers of their own, but for the first one, before which nothing is.
         places = space.dim if options.positions == "learned" else 1
         self.place = nn.Parameter(width**-0.5 * torch.randn(places, width))
-        self.network = causal(options, _rows_and_columns(space))
+        self.network = _network(options, _rows_and_columns(space))
         self.head = nn.Linear(width, space.size)
         self.context = None if condition is None else nn.Linear(options.context, width, bias=False)
         nn.init.normal_(self.codes.weight, std=width**-0.5)
@@ -173,6 +155,13 @@ class AutoregressiveDensity(Density):
         """What each place is, and what the condition says there, ``(batch or 1, n, width)``."""
         place = functional.pad(self.place, (0, 0, 0, self.space.dim - len(self.place)))
         return at_places(place, self.context, c, self.order)
+
+
+def _network(options: Autoregressive, grid: tuple[int, int]) -> Causal:
+    if options.attends:
+        rotary, places = options.positions == "rotary", grid[0] * grid[1]
+        return Transformer(options.layers, options.width, options.heads, places, options.dropout, rotary=rotary)
+    return CausalConv(options.layers, options.width, options.kernel, grid, options.dropout)
 
 
 def _rows_and_columns(space: Codes) -> tuple[int, int]:

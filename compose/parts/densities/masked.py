@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Annotated, ClassVar
 
 import torch
-from annotated_types import Ge, Le, Lt
+from annotated_types import Ge, Le
 from torch import Tensor, nn
 from torch.nn import functional
 
-from compose.core.declare import Misfit, Slot
+from compose.core.coded import CodedPart
+from compose.core.declare import Slot
 from compose.core.errors import SpaceError
 from compose.core.kinds import Kind
 from compose.core.random import categorical, gumbel, uniform
-from compose.core.roles import AS_IT_IS, Density, DensityPart, Drawing, Mode
-from compose.core.spaces import Codes, Real, Space
-from compose.nets.causal import Transformer, Width, at_places
+from compose.core.roles import AS_IT_IS, Density, Drawing, Mode
+from compose.core.spaces import Codes, Space
+from compose.nets.causal import Transformer, at_places
 
 #: Attention from each place to each other one.
 LONGEST = 16_384
 
 
-class Masked(DensityPart):
+class Masked(CodedPart):
     """``L = D/m sum_{i masked} log softmax(net(x with m of its D codes masked))[x_i]``, with the mask at random.
 
     In expectation that is the chain rule over all orders alike: a bound on the mixture of them, ``E L <= log p``, and
@@ -36,53 +37,16 @@ class Masked(DensityPart):
         "any order: Uria et al. 2014, arXiv:1310.1757; Hoogeboom et al. 2022, arXiv:2110.02037; absorbing diffusion: "
         "Austin et al. 2021, arXiv:2107.03006; few steps by confidence: Chang et al. 2022, arXiv:2202.04200"
     )
-    takes: ClassVar[tuple[type, ...]] = (Codes,)
-    gradient: ClassVar = "none"
+    longest: ClassVar[int] = LONGEST
 
-    layers: Annotated[int, Ge(1), Le(256)] = 4
-    """How many blocks of attention from each place to all."""
-    width: Width = 128
-    """Numbers at each code."""
-    heads: Annotated[int, Ge(1), Le(256)] = 4
-    """Attention heads, which share the width."""
-    dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
-    """Share of activations dropped in training."""
     steps: Annotated[int, Ge(1), Le(LONGEST)] | None = None
     """Steps of the network for a sample, each keeping the codes that it is surest of; by default one for each code."""
     spread: Annotated[float, Ge(0)] = 4.0
     """Of fewer steps: noise in what counts as sure, which falls to 0 over the steps; without it samples are alike."""
-    context: Annotated[int, Ge(1), Le(4096)] = 16
-    """Under a condition: how many numbers the net gives to each place of the grid."""
-    unlabelled: Annotated[float, Ge(0), Lt(1)] = 0.0
-    """With labels: share of the training examples whose label is hidden, so that samples can be guided."""
-
-    @property
-    def training_differs(self) -> str:
-        """Dropout, and labels that are hidden."""
-        dropped = f"a share of {self.dropout:g} of its activations is dropped" if self.dropout else ""
-        hidden = f"a share of {self.unlabelled:g} of its labels is hidden" if self.unlabelled else ""
-        return ", ".join(filter(None, (dropped, hidden)))
-
-    @property
-    def hidden_labels(self) -> float:
-        """What ``unlabelled`` says."""
-        return self.unlabelled
 
     def kind(self, slot: Slot) -> Kind:
         """A bound."""
         return Kind.BOUND
-
-    def features(self, space: Space) -> Real:
-        """``context`` numbers at each place of the grid; the channels of a pixel share them."""
-        return Real((self.context, *space.grid))
-
-    def misfits(self, slot: Slot) -> Iterator[Misfit]:
-        """As any density; and the width is one of all heads."""
-        yield from super().misfits(slot)
-        if self.width % self.heads:
-            yield Misfit(f"{self.heads} heads cannot share a width of {self.width} evenly.", key="heads", swap=False)
-        if isinstance(slot.space, Codes) and slot.space.dim > LONGEST:
-            yield Misfit(f"{slot.space.dim} codes are more than the {LONGEST} that '{self.type}' looks at together.")
 
     def make(self, slot: Slot, children: Mapping[str, nn.Module]) -> nn.Module:
         """The density in its slot."""
