@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from compose.core.random import standard_normal
+
 LOG_2PI = math.log(2 * math.pi)
 
 
@@ -17,6 +19,10 @@ class Gaussian(NamedTuple):
     loc: Tensor
     log_scale: Tensor
     scale: Tensor
+
+    def rsample(self) -> Tensor:
+        """Draws one item per row, with a pathwise gradient."""
+        return torch.addcmul(self.loc, self.scale, standard_normal(self.loc.shape, self.loc))
 
     def entropy(self) -> Tensor:
         """``-E log q`` in nats, ``(batch,)``."""

@@ -6,7 +6,7 @@ data x = z0  --stage 1-->  z1  --stage 2-->  z2 ... zn  ~  prior            L = 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -58,7 +58,9 @@ class ModelDensity(Density):
     @property
     def stack(self) -> list[Stage]:
         """The stages, from the data upward."""
-        return cast(list[Stage], list(self.stages))
+        # Past what ModuleList does to be iterated over: every step asks.
+        stages: Any = self._modules["stages"]
+        return list(stages._modules.values())
 
     def evaluate_terms(
         self, x: Tensor, c: Tensor | None = None, mode: Mode = "path", with_prior: bool = True, start: int = 0

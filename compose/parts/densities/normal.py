@@ -87,5 +87,4 @@ class NormalDensity(Density):
         """Draws ``n`` items, one for each row of ``c`` where there is one."""
         if c is None:
             return standard_normal((n, *self.space.shape), self.like)
-        loc, _, scale = self.gaussian(c)
-        return loc + scale * standard_normal(loc.shape, loc)
+        return self.gaussian(c).rsample()

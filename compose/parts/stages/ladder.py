@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from compose.core.declare import Misfit, Part, Slot, as_real, part_field
 from compose.core.gaussians import Gaussian
 from compose.core.kinds import Kind, weakest
-from compose.core.random import standard_normal
 from compose.core.roles import (
     Density,
     DensityPart,
@@ -327,5 +326,4 @@ def _drawn(q: Density, params: Tensor, closed: bool) -> tuple[Tensor, Tensor, Ga
         return z, -log_q, None
     gaussian = q.gaussian(params)
     assert gaussian is not None, "a posterior in closed form gave no Gaussian"
-    z = gaussian.loc + gaussian.scale * standard_normal(gaussian.loc.shape, gaussian.loc)
-    return z, gaussian.entropy(), gaussian
+    return gaussian.rsample(), gaussian.entropy(), gaussian

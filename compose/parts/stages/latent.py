@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from compose.core.declare import Part, Slot, as_real, part_field
 from compose.core.kinds import Kind, weakest
-from compose.core.random import standard_normal
 from compose.core.roles import (
     Density,
     DensityPart,
@@ -117,7 +116,7 @@ class LatentStage(Stage):
         if closed:
             gaussian = self.posterior.gaussian(features)
             assert gaussian is not None, "a posterior in closed form gave no Gaussian"
-            z = gaussian.loc + gaussian.scale * standard_normal(gaussian.loc.shape, gaussian.loc)
+            z = gaussian.rsample()
             minus_log_q = gaussian.entropy()
         else:
             gaussian = None
