@@ -49,7 +49,6 @@ class Objective(nn.Module):
     of_terms: bool = False
     #: Whether its weight follows the player's other objectives: their gradient at ``balanced_at`` by its own.
     balanced: bool = False
-
     #: Whether it compares by a network that is fitted to the data set, and handed to it once by ``receive``.
     perceives: bool = False
 
