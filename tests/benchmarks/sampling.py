@@ -10,7 +10,7 @@
    some hundred steps of training, each completed from its two upper rows.
 3. 64 images of 28x28 binary pixels: the 7x7 codes of ``fashion/vqvae``, decoded and drawn from the likelihood, against
    the pixels one by one from the same transformer.
-4. One colour crop of 64x64: the 8x8 codes of ``vqgan_photographs`` against its 12,288 levels one by one, likewise; in
+4. One colour crop of 64x64: the 16x16 codes of ``vqgan_photographs`` against its 12,288 levels one by one, likewise; in
    one round, since the levels take a minute or so.
 5. Numbers and bytes that the cache of 1. takes for each sample, by length.
 
