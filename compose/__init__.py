@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from compose.parts.objectives.maximum_likelihood import MaximumLikelihood
     from compose.parts.stages.augment import Augment
     from compose.parts.stages.bijection import Bijection
+    from compose.parts.stages.chain import Chain
     from compose.parts.stages.coupling import Coupling
     from compose.parts.stages.dequantize import Dequantize
     from compose.parts.stages.generator import Generator
@@ -96,6 +97,7 @@ _HOMES = {
     "compose.parts.stages.coupling": ("Coupling",),
     "compose.parts.stages.dequantize": ("Dequantize",),
     "compose.parts.stages.generator": ("Generator",),
+    "compose.parts.stages.chain": ("Chain",),
     "compose.parts.stages.ladder": ("Ladder",),
     "compose.parts.stages.latent": ("Latent",),
     "compose.parts.stages.split": ("Split",),
@@ -124,6 +126,7 @@ __all__ = [
     "Bernoulli",
     "Bijection",
     "Categorical",
+    "Chain",
     "Codes",
     "ComposeError",
     "Conv",

@@ -80,9 +80,10 @@ class Programs:
         with pyro.plate("data", len(x), dim=-1):
             for link, above in pairwise(self.links):
                 drawn: list[Tensor] = []
-                for name in (above.name, *link.inner):
+                names = (above.name, *link.inner)
+                for name in reversed(names) if link.rises else names:
                     drawn.append(pyro.sample(name, link.inferred(z, c, drawn)))
-                z = drawn[0]
+                z = drawn[-1 if link.rises else 0]
         return z
 
     def _begin(self, x: Tensor | None, c: Tensor | None, n: int) -> None:
@@ -132,6 +133,11 @@ class Link:
         count = len(self.top.inner) if isinstance(self.top, Stage) else 0
         return [f"{self.above}.{count - i}" for i in range(count)]
 
+    @property
+    def rises(self) -> bool:
+        """Whether the way up draws the inner edges first, from below."""
+        return isinstance(self.top, Stage) and self.top.rises
+
     def given(self, z: Tensor | None, c: Tensor | None, n: int, drawn: Sequence[Tensor] = ()) -> Site:
         """The distribution of the edge, or of the next inner one, given the edge above and the inner ones drawn."""
         label = c if self.told else None
@@ -170,7 +176,7 @@ class Link:
             minus = [value for term, value in step.terms.items() if term != "log_likelihood"]
             return Site(self.top.above, n, lambda: step.z, lambda z: -torch.stack(minus).sum(0), True, step.z)
         return Site(
-            (self.top.above, *self.top.inner)[len(drawn)],
+            (self.top.above, *self.top.inner)[-1 - len(drawn) if self.rises else len(drawn)],
             n,
             lambda: density.rsample_and_log_prob(condition)[0],
             lambda z: _score(density, z, condition),

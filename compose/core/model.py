@@ -204,8 +204,7 @@ class ModelDensity(Density):
         """From data to an edge, drawing from each posterior, with a pathwise gradient."""
         label = c if self.by_label else None
         for stage in self.stack[:edge]:
-            q, given = stage.up(x, label)
-            x = stage.infer(x, label).z if q is None or given is None else q.rsample_and_log_prob(given)[0]
+            x = stage.rise(x, label)
         return x
 
     def _sink(self, z: Tensor, c: Tensor | None, edge: int, start: int | None = None) -> Tensor:

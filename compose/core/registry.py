@@ -25,6 +25,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "latent": "compose.parts.stages.latent:Latent",
         "codes": "compose.parts.stages.codes:Coded",
         "ladder": "compose.parts.stages.ladder:Ladder",
+        "chain": "compose.parts.stages.chain:Chain",
         "bijection": "compose.parts.stages.bijection:Bijection",
         "dequantize": "compose.parts.stages.dequantize:Dequantize",
         "squeeze": "compose.parts.stages.squeeze:Squeeze",

@@ -156,6 +156,18 @@ class Density(nn.Module):
         """Draws one item per row of ``c`` with a pathwise gradient, and its log-probability, in one pass."""
         raise NotImplementedError(f"{self.__class__.__name__} declares no pathwise gradient")
 
+    def infer(self, c: Tensor, closed: bool = False) -> tuple[Tensor, Tensor, Gaussian | None]:
+        """As a posterior: draws one item per row of ``c`` with a pathwise gradient, and ``-log q`` of it in nats.
+
+        ``closed`` asks for ``-log q`` in expectation, and for the Gaussian beside it; only where ``closed_form``.
+        """
+        if not closed:
+            z, log_q = self.rsample_and_log_prob(c)
+            return z, -log_q, None
+        gaussian = self.gaussian(c)
+        assert gaussian is not None, "a density in closed form gave no Gaussian"
+        return gaussian.rsample(), gaussian.entropy(), gaussian
+
     def draw(self, n: int, c: Tensor | None = None, how: Drawing = AS_IT_IS) -> tuple[Tensor, Tensor]:
         """Draws ``(n, *space.shape)`` step by step, and the log-probability each was drawn with, in nats, ``(n,)``.
 
@@ -246,6 +258,8 @@ class Stage(nn.Module):
     implicit: bool = False
     #: Spaces of the edges that it draws inside, from the top down.
     inner: tuple[Space, ...] = ()
+    #: Whether the way up draws its edges from below, the item above last; else that comes first, and inner ones follow.
+    rises: bool = False
 
     def __init__(self, below: Space, above: Space) -> None:
         super().__init__()
@@ -275,16 +289,20 @@ class Stage(nn.Module):
 
     def mirror(self, x: Tensor, c: Tensor | None = None) -> Tensor:
         """Goes up from ``x`` and comes down again as ``relax`` does, with a gradient on both ways."""
+        return self.relax(self.rise(x, c), c)
+
+    def rise(self, x: Tensor, c: Tensor | None = None) -> Tensor:
+        """Goes up from ``x``, and that is all: nothing is scored. What is drawn has a pathwise gradient."""
         q, given = self.up(x, c)
-        z = self.infer(x, c).z if q is None or given is None else q.rsample_and_log_prob(given)[0]
-        return self.relax(z, c)
+        return self.infer(x, c).z if q is None or given is None else q.rsample_and_log_prob(given)[0]
 
     def up(
         self, x: Tensor, c: Tensor | None = None, drawn: Sequence[Tensor] = ()
     ) -> tuple[Density | None, Tensor | None]:
         """The density over the item above and its condition given ``x``; none where it is no density of ours.
 
-        With inner edges: over the highest edge that is not ``drawn``, the item above and inner ones from the top down.
+        With inner edges: over the next that is not ``drawn``; the item above and inner ones from the top down, or where
+        it ``rises`` the other way round.
         """
         return None, None
 
@@ -380,6 +398,8 @@ class StagePart(Part):
 
     role: ClassVar[str] = "stage"
     lends_posterior: ClassVar[bool] = False
+    #: Whether each of the edges that it draws depends on the next one alone, up and down.
+    markov: ClassVar[bool] = False
 
     @property
     def descends(self) -> bool:

@@ -120,11 +120,15 @@ def _terms(
             higher = [*(f"{above}.{each}" for each in _levels(part) if each > int(level or 0)), above]
             if term == "log_likelihood":
                 what, of = (f"z{i}.{level}", f"{above}.{level}") if level else (edge, below)
+                higher = higher[:1] if part.markov else higher
                 yield _density(f"{what}.{term}", source, there, where, of, (*higher, *label), (), depth)
                 continue
             if term == "minus_log_q":
-                of, above_it = (f"{above}.{level}", higher) if level else (drawn, [])
-                formula = _log_q(source, of, (below, *above_it, *label))
+                of, known = (f"{above}.{level}", [below, *higher]) if level else (drawn, [below])
+                if part.markov:
+                    lower = [each for each in _levels(part) if not level or each < int(level)]
+                    known = [f"{above}.{lower[-1]}" if lower else below]
+                formula = _log_q(source, of, (*known, *label))
             else:
                 formula = _log_det(above, drawn, below)
             yield Term(f"z{i}.{name}", formula, where, source.type, kind_of(source, there)), None

@@ -53,15 +53,20 @@ def units(model: ModelDensity, source: Source, split: str = "validation") -> lis
 def _units(model: ModelDensity, stage: Stage, x: Tensor, c: Tensor | None, edge: str, last: bool) -> Iterator[Record]:
     """One record for each edge that the stage draws, from the top down."""
     drawn: list[Tensor] = []
-    for i in range(1 + len(stage.inner)):
+    found: list[tuple[Density, Tensor]] = []
+    for _ in range(1 + len(stage.inner)):
         q, condition = stage.up(x, c, drawn)
         if q is None or condition is None:
             return
-        p, given = stage.down(drawn[0], c, drawn[1:]) if drawn else (None, None)
+        found.append((q, condition))
+        drawn.append(q.sample(len(x), condition))
+    if stage.rises:
+        found, drawn = found[::-1], drawn[::-1]
+    for i, (q, condition) in enumerate(found):
+        p, given = stage.down(drawn[0], c, drawn[1:i]) if i else (None, None)
         prior = None if p is None or given is None else p.gaussian(given)
         name = f"{edge}.{1 + len(stage.inner) - i}" if i else edge
         yield {"edge": name, **_use(q, condition, prior, standard=not i and last and model.closes)}
-        drawn.append(q.sample(len(x), condition))
 
 
 def _use(q: Density, condition: Tensor, prior: Gaussian | None, standard: bool) -> Record:

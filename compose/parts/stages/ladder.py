@@ -10,7 +10,6 @@ from annotated_types import Ge, Le, Len
 from torch import Tensor, nn
 
 from compose.core.declare import Misfit, Part, Slot, as_real, part_field
-from compose.core.gaussians import Gaussian
 from compose.core.kinds import Kind, weakest
 from compose.core.roles import (
     Density,
@@ -211,13 +210,13 @@ class LadderStage(Stage):
     def infer(self, x: Tensor, c: Tensor | None = None, closed: bool = False, mode: Mode = "path") -> Step:
         """Goes up without chance, then draws z_L ... z_1 and scores each, and x, given the levels above it."""
         seen, q_params = self._climb(x, c)
-        z, minus_log_q, gaussian = _drawn(self._q(self.top), q_params, closed)
+        z, minus_log_q, gaussian = self._q(self.top).infer(q_params, closed)
         top, minus_log_q_top = z, minus_log_q
         p_params, state = self._descend(z, None, self.top, c)
         inner: dict[str, Tensor] = {}
         for i in reversed(range(self.top)):
             q_params = self._q_params(i, seen[i], p_params, state)
-            z, minus_log_q, q = _drawn(self._q(i), q_params, self.closes and mode == "kl")
+            z, minus_log_q, q = self._q(i).infer(q_params, self.closes and mode == "kl")
             p = self._p(i)
             given = None if q is None else p.gaussian(p_params)
             log_p = q.expected_log_prob(given) if q and given else p.log_prob(z, p_params, mode)
@@ -317,13 +316,3 @@ class LadderStage(Stage):
 
     def _with_label(self, x: Tensor, c: Tensor | None) -> Tensor:
         return x if self.labels is None or c is None else with_label(x, c, self.labels)
-
-
-def _drawn(q: Density, params: Tensor, closed: bool) -> tuple[Tensor, Tensor, Gaussian | None]:
-    """A draw of q, ``-log q`` of it or its expectation, and with that the Gaussian."""
-    if not closed:
-        z, log_q = q.rsample_and_log_prob(params)
-        return z, -log_q, None
-    gaussian = q.gaussian(params)
-    assert gaussian is not None, "a posterior in closed form gave no Gaussian"
-    return gaussian.rsample(), gaussian.entropy(), gaussian

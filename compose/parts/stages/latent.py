@@ -112,16 +112,7 @@ class LatentStage(Stage):
 
     def infer(self, x: Tensor, c: Tensor | None = None, closed: bool = False, mode: Mode = "path") -> Step:
         """Draws z given x and scores x given z."""
-        features = self.q_features(self._features(x), c)
-        if closed:
-            gaussian = self.posterior.gaussian(features)
-            assert gaussian is not None, "a posterior in closed form gave no Gaussian"
-            z = gaussian.rsample()
-            minus_log_q = gaussian.entropy()
-        else:
-            gaussian = None
-            z, log_q = self.posterior.rsample_and_log_prob(features)
-            minus_log_q = -log_q
+        z, minus_log_q, gaussian = self.posterior.infer(self.q_features(self._features(x), c), closed)
         log_likelihood = self.likelihood.log_prob(x, self.p_features(z, c), mode)
         return Step(z, {"log_likelihood": log_likelihood, "minus_log_q": minus_log_q}, gaussian=gaussian)
 
