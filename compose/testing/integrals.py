@@ -28,7 +28,7 @@ _WIDE = 0.1
 _FAR_TOO_LARGE = 100.0
 _REACH = 6.0
 #: Sobol's points: how often they are scattered, how many are taken at a time and at most, how far out they reach.
-_TIMES, _POINTS, _MOST_POINTS, _FARTHEST = 16, 256, 4096, 200.0
+_TIMES, _POINTS, _MOST_POINTS, _FARTHEST = 16, 256, 16384, 200.0
 #: How much is given up at a level of halving, in the worst of the values; the errors found come out far smaller.
 _GIVEN_UP = 1e-7
 

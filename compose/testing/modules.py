@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from compose.testing.contract import contract, require, same
+from compose.testing.integrals import CALM
 from compose.testing.noise import Tape
 from compose.testing.subject import ROWS, Built, Inputs
 
@@ -63,7 +64,8 @@ def copies_agree(subject: Built) -> bool:
 @contract()
 def float32_is_close(subject: Built) -> bool:
     """In float32 it computes nearly what it computes in float64."""
-    whole, tape = subject.module(), Tape()
+    # Shaken less: many nets on top of each other reach numbers that float32 does not have.
+    whole, tape = subject.module(shaken=CALM), Tape()
     inputs = subject.inputs(whole, ROWS)
     value = _value(subject, whole, inputs, tape)
     came = _value(subject, whole.float(), _float32(inputs), tape)

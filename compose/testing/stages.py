@@ -20,7 +20,7 @@ from compose.core.roles import Stage, StagePart, Step
 from compose.core.spaces import Codes, Space
 from compose.core.terms import TERMS, total
 from compose.testing.contract import ContractError, contract, mostly_same, require, same
-from compose.testing.integrals import CALM, check_mass_and_draws, expectation, measurable
+from compose.testing.integrals import CALM, TooWideError, check_mass_and_draws, expectation, measurable
 from compose.testing.noise import Tape
 from compose.testing.subject import LABELS, ROWS, SPACES, Built, Inputs, check_labels, check_values, draw, takes_labels
 
@@ -175,8 +175,16 @@ def bijections_invert(subject: StageSubject) -> bool:
 @contract(1, 2)
 def weights_sum_to_one_and_samples_are_from_them(subject: StageSubject) -> bool:
     """Closed by a known prior, E exp L sums to 1 over the data, and what is generated is drawn from it."""
-    kind = subject.stage.kind(subject.slot)
-    whole: Any = subject.module(shaken=CALM)
+    if subject.stage.kind(subject.slot) > Kind.WEIGHT:
+        return False
+    try:
+        return _mass_and_draws(subject, CALM)
+    except TooWideError:
+        return _mass_and_draws(subject, CALM / 2)
+
+
+def _mass_and_draws(subject: StageSubject, shaken: float) -> bool:
+    whole: Any = subject.module(shaken=shaken)
     c = subject.inputs(whole, 1)[1]
 
     def spread(n: int) -> Tensor | None:
@@ -185,7 +193,7 @@ def weights_sum_to_one_and_samples_are_from_them(subject: StageSubject) -> bool:
     def score(x: Tensor) -> Tensor:
         return closed(whole, x, spread(len(x)))
 
-    if kind > Kind.WEIGHT or not measurable(subject.space, score):
+    if not measurable(subject.space, score):
         return False
     check_mass_and_draws(subject.space, score, whole.generate(draw(whole.above, DRAWS), spread(DRAWS)))
     return True

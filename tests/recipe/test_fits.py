@@ -90,7 +90,7 @@ def test_a_part_counts_with_its_defaults_even_where_it_stands_with_others():
 
 def test_kinds_are_those_of_the_place():
     found = {fit.name: fit.kind for fit in fits(_tree(RECIPES["vae"]), "model.stages.0")}
-    assert found == {"latent": Kind.WEIGHT, "ladder": Kind.WEIGHT, "dequantize": Kind.WEIGHT}
+    assert found == {"latent": Kind.WEIGHT, "ladder": Kind.WEIGHT, "chain": Kind.WEIGHT, "dequantize": Kind.WEIGHT}
     assert {fit.kind for fit in fits(_tree(RECIPES["vae"]), "model.stages.0.encoder")} == {None}
 
 
@@ -140,4 +140,4 @@ def test_beside_an_unreadable_part_nothing_is_guessed():
         fits(_tree({"stages": ["blorb"]}), "model.prior")
     assert "cannot be told" in str(caught.value)
     found = fits(_tree({"stages": ["blorb"]}), "model.stages.0")
-    assert [fit.name for fit in found] == ["latent", "ladder", "dequantize"]
+    assert [fit.name for fit in found] == ["latent", "ladder", "chain", "dequantize"]

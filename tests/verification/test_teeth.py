@@ -27,6 +27,9 @@ RECIPES: dict[str, tuple[str, ...]] = {
     "vamp": ("vae_vamp",),
     "mixture": ("vae_mixture",),
     "hvae": ("hvae",),
+    "mhvae": ("mhvae",),
+    "shared mhvae": ("mhvae", "model.stages.0.shared=true"),
+    "categorical mhvae": ("mhvae", "model.stages.0.likelihood=categorical"),
     "fashion": ("fashion/vae",),
     "fashion flow": ("fashion/vae_flow_prior",),
     "fashion vamp": ("fashion/vae_vamp",),
@@ -95,7 +98,7 @@ class Fault(NamedTuple):
     recipes: tuple[str, ...]
 
 
-ANY = ("vae", "flow prior", "hvae", "mixture", "fashion")
+ANY = ("vae", "flow prior", "hvae", "mhvae", "mixture", "fashion")
 FLOWS = ("flow", "flow on a mixture", "maf on pixels")
 IMAGE_FLOWS = ("image flow", "augmented flow", "fashion image flow")
 PIXELS = ("pixels", "binary pixels", "pixelvae")
@@ -144,11 +147,19 @@ FAULTS = (
     ),
     Fault(
         "a dropped -log q",
-        PARTS + "stages.latent",
-        "minus_log_q = -log_q",
-        "minus_log_q = 0 * log_q",
+        "compose.core.roles",
+        "return z, -log_q, None",
+        "return z, 0 * log_q, None",
         "total mass",
         ANY,
+    ),
+    Fault(
+        "a chain's latents between are not scored",
+        PARTS + "stages.chain",
+        'log_likelihood" if i else "log_likelihood": log_p}',
+        'log_likelihood" if i else "log_likelihood": 0 * log_p if i else log_p}',
+        "total mass",
+        ("mhvae", "shared mhvae", "categorical mhvae"),
     ),
     Fault(
         "a prior term left out",
