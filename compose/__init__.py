@@ -25,10 +25,14 @@ if TYPE_CHECKING:
     from compose.data.toy import Toy
     from compose.nets.conv import Conv
     from compose.nets.mlp import MLP
+    from compose.nets.resmlp import ResMLP
+    from compose.nets.transformer import Transformer
+    from compose.nets.unet import UNet
     from compose.nets.wrap import Wrap, module
     from compose.parts.densities.autoregressive import Autoregressive
     from compose.parts.densities.bernoulli import Bernoulli
     from compose.parts.densities.categorical import Categorical
+    from compose.parts.densities.diffusion import Diffusion
     from compose.parts.densities.discretized_logistic import DiscretizedLogistic
     from compose.parts.densities.flow import Flow
     from compose.parts.densities.mixture import Mixture
@@ -36,6 +40,7 @@ if TYPE_CHECKING:
     from compose.parts.densities.normal import Normal
     from compose.parts.densities.vamp import Vamp
     from compose.parts.objectives.adversarial import Adversarial
+    from compose.parts.objectives.denoising import Denoising
     from compose.parts.objectives.elbo import ELBO
     from compose.parts.objectives.iwae import IWAE
     from compose.parts.objectives.maximum_likelihood import MaximumLikelihood
@@ -78,10 +83,14 @@ _HOMES = {
     "compose.data.toy": ("Toy",),
     "compose.nets.conv": ("Conv",),
     "compose.nets.mlp": ("MLP",),
+    "compose.nets.resmlp": ("ResMLP",),
+    "compose.nets.transformer": ("Transformer",),
+    "compose.nets.unet": ("UNet",),
     "compose.nets.wrap": ("Wrap", "module"),
     "compose.parts.densities.autoregressive": ("Autoregressive",),
     "compose.parts.densities.bernoulli": ("Bernoulli",),
     "compose.parts.densities.categorical": ("Categorical",),
+    "compose.parts.densities.diffusion": ("Diffusion",),
     "compose.parts.densities.discretized_logistic": ("DiscretizedLogistic",),
     "compose.parts.densities.flow": ("Flow",),
     "compose.parts.densities.mixture": ("Mixture",),
@@ -89,6 +98,7 @@ _HOMES = {
     "compose.parts.densities.normal": ("Normal",),
     "compose.parts.densities.vamp": ("Vamp",),
     "compose.parts.objectives.adversarial": ("Adversarial",),
+    "compose.parts.objectives.denoising": ("Denoising",),
     "compose.parts.objectives.elbo": ("ELBO",),
     "compose.parts.objectives.iwae": ("IWAE",),
     "compose.parts.objectives.maximum_likelihood": ("MaximumLikelihood",),
@@ -132,9 +142,11 @@ __all__ = [
     "Conv",
     "Coupling",
     "DataPart",
+    "Denoising",
     "Density",
     "DensityPart",
     "Dequantize",
+    "Diffusion",
     "Digits",
     "DiscretizedLogistic",
     "Drawing",
@@ -161,6 +173,7 @@ __all__ = [
     "Real",
     "Recipe",
     "RecipeError",
+    "ResMLP",
     "Slot",
     "Split",
     "Squeeze",
@@ -171,6 +184,8 @@ __all__ = [
     "Step",
     "Term",
     "Toy",
+    "Transformer",
+    "UNet",
     "Vamp",
     "Wrap",
     "build",

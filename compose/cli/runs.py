@@ -78,6 +78,12 @@ def evaluate(
         list[str] | None, typer.Option("--split", help="train, validation or test; may be repeated.")
     ] = None,
     device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
+    sampler: Annotated[
+        str | None, typer.Option("--sampler", help="Of a diffusion: how samples are drawn; the recipe's.")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option("--steps", help="Of a diffusion: in how many steps; the recipe's.")
+    ] = None,
     quiet: Quiet = False,
     plugin: Plugins = None,
 ) -> None:
@@ -87,12 +93,15 @@ def evaluate(
     Examples:
       compose evaluate runs/vae_flow_prior
       compose evaluate runs/vae_flow_prior --samples 500
+      compose evaluate runs/diffusion --sampler dpm_solver_pp --steps 20
     """
+    from compose.core.roles import Drawing
     from compose.run.evaluate import evaluate as score
     from compose.run.ledger import render
 
     splits = tuple(split) if split else ("validation", "test")
-    show(render(score(run, samples, splits, device, progress=not quiet)))
+    Drawing(sampler=sampler, steps=steps)  # refuses what there is not
+    show(render(score(run, samples, splits, device, progress=not quiet, sampler=sampler, steps=steps)))  # type: ignore[arg-type]
 
 
 def sample(
@@ -117,6 +126,14 @@ def sample(
             "--guidance", metavar="W", help="Of a prior trained with unlabelled: above 1 the label says more."
         ),
     ] = 1.0,
+    sampler: Annotated[
+        str | None,
+        typer.Option("--sampler", help="Of a diffusion: ancestral, ddim, dpm_solver_pp or heun; else link by link."),
+    ] = None,
+    steps: Annotated[int | None, typer.Option("--steps", help="Of a diffusion: in how many steps.")] = None,
+    eta: Annotated[
+        float | None, typer.Option("--eta", help="Of ddim: the share of noise that is drawn, 0 to 1.")
+    ] = None,
     means: Annotated[
         bool, typer.Option("--means", help="Show the mean of p(x | z) in place of a draw from it: no noise, no sample.")
     ] = False,
@@ -138,6 +155,7 @@ def sample(
       compose sample runs/vae --means --out means.png
       compose sample runs/ar_pixels --temperature 0.8 --out sharper.png
       compose sample runs/guided --label 3 --guidance 2 --out clearer_threes.png
+      compose sample runs/diffusion --sampler dpm_solver_pp --steps 20 --out quick.png
       compose sample runs/ar_pixels --complete test --rows 4 --out completed.png
     """
     from compose.core.errors import ComposeError
@@ -150,7 +168,7 @@ def sample(
         raise ComposeError(f"{out} does not end in .png; pictures are png files.")
     if rows is not None and complete is None:
         raise ComposeError("--rows says how much of an image is kept; which images, --complete says.")
-    how = Drawing(temperature, top_k, top_p, guidance=guidance)
+    how = Drawing(temperature, top_k, top_p, guidance=guidance, sampler=sampler, steps=steps, eta=eta)
     how = how if how != Drawing() else AS_IT_IS
     if complete is None:
         show(f"wrote {save_samples(Run(run), out, n, seed, label, compile, how, means)}")

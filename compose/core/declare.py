@@ -49,6 +49,7 @@ class Slot:
         beneath: The slot of the stage right below a prior, where that stage has a posterior to lend.
         model: The model an objective trains.
         batch: How many examples an objective sees at once; none where that is not known.
+        steer: A vector that a net takes beside its input, as a diffusion says the time; none where there is none.
     """
 
     use: Use
@@ -59,6 +60,7 @@ class Slot:
     beneath: Slot | None = None
     model: Part | None = None
     batch: int | None = None
+    steer: Space | None = None
 
     @property
     def negative(self) -> bool:
@@ -175,6 +177,10 @@ class Part(Declared):
         """Builds the nested parts in their slots, then this part around them."""
         return self.make(slot, {key: part.build(inner) for key, (part, inner) in self.nested(slot).items()})
 
+    def narrowed(self) -> Part:
+        """The same, where its noise is such that an integral over it can be made: for proofs on a tiny space."""
+        return self
+
     def walk(self, slot: Slot, path: str = "") -> Iterator[tuple[str, Part, Slot]]:
         """This part and all below it, each with its key path and its slot; owners before their children."""
         yield path, self, slot
@@ -244,6 +250,8 @@ class NetPart(Part):
     """A network that knows no probability: takes one ``Real``, gives another."""
 
     role: ClassVar[str] = "net"
+    #: Whether it can take a vector beside its input, ``net(x, steer)``; to others that comes as more channels.
+    steered: ClassVar[bool] = False
 
 
 class ObjectivePart(Part):
@@ -252,6 +260,8 @@ class ObjectivePart(Part):
     role: ClassVar[str] = "objective"
     #: Whether it trains one side of an edge only, what comes up to it or what comes down.
     one_sided: ClassVar[bool] = False
+    #: Whether it trains the prior alone.
+    of_prior: ClassVar[bool] = False
 
 
 class DataPart(Part):

@@ -52,6 +52,7 @@ class ModelDensity(Density):
         self.needs_fit = prior.needs_fit or any(stage.needs_fit for stage in stages)
         self.closes = prior.closed_form and prior.condition is None
         self.incremental = prior.incremental and not stages
+        self.denoises = prior.denoises
         if prior.needs_posterior:
             prior.bind(stages[-1].lend())
 
@@ -70,8 +71,8 @@ class ModelDensity(Density):
         Args:
             x: Data, ``(batch, *space.shape)``.
             c: Condition of each row, where the model takes one.
-            mode: ``path`` draws every latent and scores the draw; ``kl`` takes the last KL in closed form where both
-                sides have one; ``one_t`` lets chains draw a single link.
+            mode: ``path`` draws every latent and scores the draw; ``kl`` takes KLs in closed form where both sides have
+                one; ``one_t`` also lets a diffusion draw a single link.
             with_prior: Whether the prior scores what comes up to it; without its term the rest is no L.
             start: How many stages lie below ``x``, which are left out; their terms are missing from L too.
 
@@ -84,7 +85,7 @@ class ModelDensity(Density):
         terms, prior = ledger.terms, self.prior
         label = c if self.by_label else None
         z, edge, gaussian = x, f"z{start}" if start else "x", None
-        last = len(stages) if mode == "kl" and self.closes else 0
+        last = len(stages) if mode != "path" and self.closes else 0
         for i, stage in enumerate(stages[start:] if start else stages, start + 1):
             z, found, penalties, diagnostics, gaussian = stage.infer(z, label, i == last and stage.closed_form, mode)
             above = f"z{i}"
@@ -98,6 +99,10 @@ class ModelDensity(Density):
             return ledger
         if gaussian is not None:
             terms[f"{edge}.log_prior"] = prior.expected_log_prob(gaussian)
+        elif prior.splits:
+            parts = prior.split(z, self._for_prior(c), mode)
+            terms[f"{edge}.log_prior"] = total(parts)
+            ledger.diagnostics.update((f"{edge}.log_prior.{name}", value.detach()) for name, value in parts.items())
         else:
             terms[f"{edge}.log_prior"] = prior.log_prob(z, c if prior.condition is not None else None, mode)
         return ledger
@@ -110,7 +115,7 @@ class ModelDensity(Density):
     def sample(self, n: int, c: Tensor | None = None, how: Drawing = AS_IT_IS, means: bool = False) -> Tensor:
         """Draws ``(n, *space.shape)`` from the prior down; ``c`` has exactly ``n`` rows.
 
-        Another ``how`` than as it is needs a prior that draws step by step; ``means`` are as in ``generate``.
+        Another ``how`` than as it is needs a prior that draws in steps; ``means`` are as in ``generate``.
 
         Raises:
             SpaceError: it does not, or there are no means, or ``c`` is no batch of its space.
@@ -118,11 +123,16 @@ class ModelDensity(Density):
         self._check(None, c)
         if how is AS_IT_IS:
             return self.generate(self.prior.sample(n, self._for_prior(c)), c, means)
-        if not self.prior.incremental:
-            raise SpaceError(
-                "nothing to sharpen or to guide, and no beginning to go on from: the prior does not draw code by code."
-            )
-        return self.generate(self.prior.draw(n, self._for_prior(c), how)[0], c, means)
+        return self.generate(self.prior.sample_as(n, self._for_prior(c), how), c, means)
+
+    def sample_as(self, n: int, c: Tensor | None = None, how: Drawing = AS_IT_IS) -> Tensor:
+        """As ``sample``."""
+        return self.sample(n, c, how)
+
+    def denoising(self, x: Tensor, c: Tensor | None = None, at_most: float | None = None) -> Tensor:
+        """The prior's own, of what comes up to it; to the stages it sends no gradient."""
+        self._check(x, c)
+        return self.prior.denoising(self.encode(x, c), self._for_prior(c), at_most)
 
     def draw(self, n: int, c: Tensor | None = None, how: Drawing = AS_IT_IS) -> tuple[Tensor, Tensor]:
         """As the prior draws; without a stage, its items are the data."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -19,6 +19,7 @@ from compose.core.errors import SpaceError
 from compose.core.gaussians import Gaussian
 from compose.core.kinds import Kind
 from compose.core.random import uniform
+from compose.core.samplers import SAMPLERS
 from compose.core.spaces import Codes, Real, Space
 
 Mode = Literal["path", "kl", "one_t"]
@@ -50,9 +51,13 @@ class Drawing:
         known: The codes that come first, ``(n, m)``, in the order in which codes are drawn.
         guidance: What the label changes in the logits is taken so many times: 0 is without the label, 1 as it is.
         without: The condition where the label is hidden, ``(n, ...)``; a density by label gives it.
+        sampler: How a diffusion is walked down: ancestral, ddim, dpm_solver_pp, heun; by default it draws each link.
+        steps: In how many steps; by default the density's own.
+        eta: Of ddim, the share of a link's noise that is drawn.
 
     Raises:
-        SpaceError: a temperature of 0 or below, a guidance below 0, or a limit that leaves nothing.
+        SpaceError: a temperature of 0 or below, a guidance below 0, a limit that leaves nothing, no step, or a sampler
+            that there is not.
 
     Source: top_p: Holtzman et al. 2020, arXiv:1904.09751; guidance: Ho and Salimans 2022, arXiv:2207.12598.
     """
@@ -63,8 +68,17 @@ class Drawing:
     known: Tensor | None = None
     guidance: float = 1.0
     without: Tensor | None = None
+    sampler: str | None = None
+    steps: int | None = None
+    eta: float | None = None
 
     def __post_init__(self) -> None:
+        if self.sampler is not None and self.sampler not in SAMPLERS:
+            raise SpaceError(f"there is no sampler called {self.sampler!r}; there are {', '.join(SAMPLERS)}.")
+        if self.steps is not None and self.steps < 1:
+            raise SpaceError(f"{self.steps} steps were asked for; wanted 1 at least.")
+        if self.eta is not None and not 0 <= self.eta <= 1:
+            raise SpaceError(f"eta is {self.eta:g}; wanted 0 (no noise) to 1 (a link's own).")
         if not self.temperature > 0:
             raise SpaceError(f"temperature is {self.temperature:g}; wanted above 0 (0.01 is as good as greedy).")
         if self.top_k is not None and self.top_k < 1:
@@ -73,6 +87,16 @@ class Drawing:
             raise SpaceError(f"top_p is {self.top_p:g}; wanted above 0 and at most 1.")
         if not 0 <= self.guidance < math.inf:
             raise SpaceError(f"guidance is {self.guidance:g}; wanted 0 at least (1 is none, 3 is strong).")
+
+    def refuse(self, *names: str, by: str) -> None:
+        """Refuses what means nothing to one way of drawing.
+
+        Raises:
+            SpaceError: one of these is set.
+        """
+        for field in fields(self):
+            if field.name in names and getattr(self, field.name) != field.default:
+                raise SpaceError(f"'{field.name}' was given, and {by} draws by no such thing.")
 
     @property
     def passes(self) -> int:
@@ -139,6 +163,10 @@ class Density(nn.Module):
     needs_fit: bool = False
     #: Whether its items are drawn step by step, by ``draw``.
     incremental: bool = False
+    #: Whether it walks from noise to data: ``one_t`` costs it one of many links, and it has a loss ``denoising``.
+    denoises: bool = False
+    #: Names of what its L is the sum of, where ``split`` tells.
+    splits: tuple[str, ...] = ()
 
     def __init__(self, space: Space, condition: Space | None = None, kind: Kind = Kind.EXACT) -> None:
         super().__init__()
@@ -178,6 +206,27 @@ class Density(nn.Module):
             SpaceError: more is known than an item holds; or it is to be guided, and no label was hidden in training.
         """
         raise NotImplementedError(f"{self.__class__.__name__} does not draw step by step")
+
+    def sample_as(self, n: int, c: Tensor | None = None, how: Drawing = AS_IT_IS) -> Tensor:
+        """Draws ``(n, *space.shape)`` otherwise than as it is: sharpened, guided, in other steps.
+
+        Raises:
+            SpaceError: it draws in one step, so there is nothing to do otherwise; or it means nothing here.
+        """
+        if not self.incremental:
+            raise SpaceError(
+                "nothing to sharpen or to guide, and no beginning to go on from: the prior draws all at once, neither "
+                "code by code nor link by link."
+            )
+        return self.draw(n, c, how)[0]
+
+    def split(self, x: Tensor, c: Tensor | None = None, mode: Mode = "path") -> dict[str, Tensor]:
+        """L by ``splits``, in nats, ``(batch,)`` each; they sum to ``log_prob``. Only where there are any."""
+        raise NotImplementedError(f"{self.__class__.__name__} does not split its L")
+
+    def denoising(self, x: Tensor, c: Tensor | None = None, at_most: float | None = None) -> Tensor:
+        """What is missed of the noise at a random time, squared and weighted, ``(batch,)``; only where it denoises."""
+        raise NotImplementedError(f"{self.__class__.__name__} sees no noise")
 
     def beginning(self, x: Tensor, rows: int) -> Tensor:
         """The codes of the uppermost rows of items, ``(n, m)``, as a ``Drawing`` knows them; where ``incremental``.
@@ -335,6 +384,11 @@ class DensityPart(Part):
     #: Whether it has a ``centre``.
     centred: ClassVar[bool] = False
 
+    @property
+    def denoises(self) -> bool:
+        """Whether it walks from noise to data."""
+        return False
+
     labels: bool = False
     """Condition on the class label; the data must give labels."""
 
@@ -461,7 +515,7 @@ class ByLabel(Density):
         self.embedding = nn.Embedding(labels.size + (hidden > 0), features.dim)
         nn.init.normal_(self.embedding.weight, std=0.01)
         self.shape = features.shape
-        self.incremental = density.incremental
+        self.incremental, self.denoises, self.splits = density.incremental, density.denoises, density.splits
 
     def _features(self, c: Tensor | None) -> Tensor:
         assert c is not None, "a density by label was asked without one"
@@ -469,9 +523,20 @@ class ByLabel(Density):
 
     def log_prob(self, x: Tensor, c: Tensor | None = None, mode: Mode = "path") -> Tensor:
         """L of each row given its label; in training, of some without."""
+        return self.density.log_prob(x, self._seen(c), mode)
+
+    def split(self, x: Tensor, c: Tensor | None = None, mode: Mode = "path") -> dict[str, Tensor]:
+        """The density's own, as in ``log_prob``."""
+        return self.density.split(x, self._seen(c), mode)
+
+    def denoising(self, x: Tensor, c: Tensor | None = None, at_most: float | None = None) -> Tensor:
+        """The density's own, as in ``log_prob``."""
+        return self.density.denoising(x, self._seen(c), at_most)
+
+    def _seen(self, c: Tensor | None) -> Tensor:
         if self.training and self.hidden and c is not None:
             c = torch.where(uniform((len(c),), self.embedding.weight) < self.hidden, self.labels.size, c.long())
-        return self.density.log_prob(x, self._features(c), mode)
+        return self._features(c)
 
     def in_pyro(self, n: int, c: Tensor | None = None) -> Any:
         """The density's own, given its label."""
@@ -484,10 +549,17 @@ class ByLabel(Density):
 
     def draw(self, n: int, c: Tensor | None = None, how: Drawing = AS_IT_IS) -> tuple[Tensor, Tensor]:
         """The density's own, given its label; guided, away from what it draws without."""
-        if how.passes == 2 and self.hidden:
-            nothing = torch.full((n,), self.labels.size, device=self.embedding.weight.device)
-            how = replace(how, without=self._features(nothing))
-        return self.density.draw(n, self._features(c), how)
+        return self.density.draw(n, self._features(c), self._guided(n, how))
+
+    def sample_as(self, n: int, c: Tensor | None = None, how: Drawing = AS_IT_IS) -> Tensor:
+        """The density's own, given its label; guided, away from what it draws without."""
+        return self.density.sample_as(n, self._features(c), self._guided(n, how))
+
+    def _guided(self, n: int, how: Drawing) -> Drawing:
+        if how.passes == 1 or not self.hidden:
+            return how
+        nothing = torch.full((n,), self.labels.size, device=self.embedding.weight.device)
+        return replace(how, without=self._features(nothing))
 
     def beginning(self, x: Tensor, rows: int) -> Tensor:
         """The density's own."""

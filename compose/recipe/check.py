@@ -173,7 +173,11 @@ def _data(form: Form, world: int) -> tuple[Space, Codes | None, str]:
 def _findings(form: Form, world: int) -> list[_Finding]:
     space, labels, trouble = _data(form, world)
     found = list(_misfits(form, model_slot(space, labels)))
-    found += [*_training(form, space, labels), *(_idle(form, space, labels) if not (found or form.faults) else ())]
+    found += [
+        *_training(form, space, labels),
+        *_drawing(form),
+        *(_idle(form, space, labels) if not (found or form.faults) else ()),
+    ]
     if trouble and not any(path[:1] == ("data",) for path in form.faults):
         found.append(_Finding(("data",), trouble))
     first = {each.at: each for each in reversed(found) if form.judged(each.at)}
@@ -215,6 +219,21 @@ def _training(form: Form, space: Space, labels: Codes | None) -> Iterator[_Findi
                     for misfit in part.misfits(place):
                         yield _finding(form, (*inner, *_steps(in_recipe(key))), part, place, misfit)
         yield from _claims(form, phase, ("train", i, "players"), parts)
+
+
+def _drawing(form: Form) -> Iterator[_Finding]:
+    """What is said of how samples are drawn that this model does not do."""
+    recipe, links = form.recipe, getattr(form.recipe.model.prior, "steps", None)
+    sampler, steps = recipe.evaluate.sampler, recipe.evaluate.steps
+    for key, value in (("sampler", sampler), ("steps", steps)):
+        if value is not None and not recipe.model.denoises and ("model",) not in form.guessed:
+            message = f"'{key}' says how a diffusion is drawn from, and the prior is none."
+            yield _Finding(form.written(("evaluate", key)), message)
+    if steps is not None and links is not None and steps > links and sampler in (None, "ancestral"):
+        message = (
+            f"{steps} ancestral steps are more than the {links} links of this chain; take fewer, or another sampler."
+        )
+        yield _Finding(form.written(("evaluate", "steps")), message)
 
 
 def _idle(form: Form, space: Space, labels: Codes | None) -> Iterator[_Finding]:

@@ -10,6 +10,7 @@ from pydantic_core import PydanticCustomError
 
 from compose.core.declare import MAPPING, DataPart, Declared, part_field
 from compose.core.optimizer import Optimizer
+from compose.core.samplers import Samplers
 from compose.core.spaces import Codes, Space
 from compose.parts.densities.model import Model
 
@@ -98,6 +99,10 @@ class Evaluation(Declared):
     """K of NLL(K); where the model's kind refuses K > 1 the column stays blank."""
     seed: int = 0
     """Seed of the evaluation's own noise."""
+    sampler: Samplers | None = None
+    """Of a diffusion: how the samples are drawn that are set beside data; by default link by link."""
+    steps: Annotated[int, Ge(1), Le(10_000)] | None = None
+    """Of a diffusion: in how many steps these are drawn; by default in its own."""
 
 
 class Recipe(Declared):

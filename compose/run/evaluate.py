@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from compose.core import random
 from compose.core.errors import KindError, RunError
 from compose.core.kinds import Kind
 from compose.core.model import ModelDensity
+from compose.core.roles import Mode
+from compose.core.samplers import Samplers
 from compose.core.spaces import Real
 from compose.core.terms import bits_per_dim, views
 from compose.data.source import Source, Split
@@ -42,19 +44,27 @@ class Scores:
         nll: ``-log mean_k exp L_k`` of each example; none where the kind refuses it.
         terms: The mean of each term over examples and draws, in nats.
         samples: K.
+        within: The mean of what a term is the sum of, where its part says, by ``term.name``.
     """
 
     elbo: Tensor
     nll: Tensor | None
     terms: dict[str, float]
     samples: int
+    within: dict[str, float] = field(default_factory=dict)
 
 
 @torch.no_grad()
 def score(
-    model: ModelDensity, split: Split, samples: int = 1, seed: int = 0, rows: int = 2000, tick: Tick = lambda done: None
+    model: ModelDensity,
+    split: Split,
+    samples: int = 1,
+    seed: int = 0,
+    rows: int = 2000,
+    tick: Tick = lambda done: None,
+    mode: Mode = "path",
 ) -> Scores:
-    """Scores every example with K draws of its latents, in mode ``path``.
+    """Scores every example with K draws of its latents.
 
     Args:
         model: On the device of the split; put into evaluation mode by the caller.
@@ -63,11 +73,13 @@ def score(
         seed: Seed of the draws.
         rows: About how many rows are evaluated at once; bounds the memory, not the result.
         tick: Told the number of rows done.
+        mode: How each draw is scored; what is reported is scored by ``path``.
     """
     n, device = len(split), split.x.device
     total = torch.zeros(n, dtype=torch.float64, device=device)
     log_sum = torch.full((n,), -math.inf, dtype=torch.float64, device=device)
     terms: dict[str, Tensor] = {}
+    within: dict[str, Tensor] = {}
     for start in range(0, n, BLOCK):
         x = split.x[start : start + BLOCK]
         c = None if split.y is None else split.y[start : start + BLOCK]
@@ -77,16 +89,19 @@ def score(
             sources = [(random.generator(seed, "evaluation", start, k, device=device), len(x)) for k in draws]
             with random.blocks(sources):
                 many = x.repeat(len(draws), *[1] * (x.dim() - 1))
-                ledger = model.evaluate_terms(many, None if c is None else c.repeat(len(draws)), mode="path")
+                ledger = model.evaluate_terms(many, None if c is None else c.repeat(len(draws)), mode=mode)
             for name, value in ledger.terms.items():
                 terms[name] = terms.get(name, 0) + value.double().sum()
+            for name, value in ledger.diagnostics.items():
+                if name.rpartition(".")[0] in ledger.terms:
+                    within[name] = within.get(name, 0) + value.double().sum()
             weights = ledger.total.double().unflatten(0, (len(draws), len(x)))
             total[here] += weights.sum(0)
             log_sum[here] = torch.logaddexp(log_sum[here], torch.logsumexp(weights, dim=0))
             tick(len(many))
     nll = math.log(samples) - log_sum if model.kind.importance_weighted else None
-    means = {name: float(value) / (n * samples) for name, value in terms.items()}
-    return Scores((total / samples).cpu(), None if nll is None else nll.cpu(), means, samples)
+    means, parts = ({name: float(value) / (n * samples) for name, value in sums.items()} for sums in (terms, within))
+    return Scores((total / samples).cpu(), None if nll is None else nll.cpu(), means, samples, parts)
 
 
 def _chunks(count: int, size: int) -> Iterator[range]:
@@ -95,8 +110,11 @@ def _chunks(count: int, size: int) -> Iterator[range]:
 
 
 def costs(model: ModelDensity, split: Split, seed: int = 0) -> dict[str, float]:
-    """``-ELBO`` and ``distortion`` of a split, one draw an example, in nats: what training selects on."""
-    found = score(model, split, 1, seed)
+    """``-ELBO`` and ``distortion`` of a split, one draw an example, in nats: what training selects on.
+
+    Of a diffusion one link an example: in expectation that is the bound, for as much work as a step of training.
+    """
+    found = score(model, split, 1, seed, mode="one_t" if model.denoises else "path")
     names = views(found.terms).get("distortion", [])
     return {"-ELBO": -float(found.elbo.mean()), "distortion": -sum(found.terms[name] for name in names)}
 
@@ -108,6 +126,8 @@ def evaluate(
     device: str | torch.device = "cpu",
     rows: int = 2000,
     progress: bool = False,
+    sampler: Samplers | None = None,
+    steps: int | None = None,
 ) -> dict[str, Any]:
     """Scores a finished run and writes ``scores.json`` and, for every example, ``scores.safetensors``.
 
@@ -118,6 +138,8 @@ def evaluate(
         device: Where.
         rows: Rows evaluated at once.
         progress: Whether to draw a progress bar.
+        sampler: Of a diffusion: how samples are drawn; the recipe's by default.
+        steps: In how many steps; the recipe's by default.
 
     Returns:
         What ``scores.json`` holds.
@@ -130,6 +152,8 @@ def evaluate(
 
     run = run if isinstance(run, Run) else Run(run)
     recipe, model = run.recipe, run.model().to(device)
+    asked = {key: value for key, value in (("sampler", sampler), ("steps", steps)) if value is not None}
+    recipe = recipe.model_copy(update={"evaluate": recipe.evaluate.model_copy(update=asked)})
     source = recipe.data.load().to(device)
     # Of a model without a likelihood there is nothing to say in nats.
     chosen = {} if model.kind is Kind.NONE else {name: _fixed(source, name) for name in splits}
@@ -198,6 +222,7 @@ def _summary(model: ModelDensity, source: Source, split: str, found: Scores, see
         "bits_per_dim": _bits(cost, source),
         "NLL_bits_per_dim": _bits(nll, source),
         "terms": found.terms,
+        "within": found.within,
         "views": {view: -sum(found.terms[name] for name in names) for view, names in views(found.terms).items()},
         "floor": floor,
         "floor_of": None if floor is None else source.floor_of,

@@ -40,6 +40,9 @@ def render(scores: Mapping[str, Any]) -> RenderableType:
         table.add_row(view, *(f"{split['views'][view]:.{nats}f}" for split in splits.values()), style="bold")
         for name in names:
             table.add_row(f"  {name}", *(f"{split['terms'][name]:.{nats}f}" for split in splits.values()), style="dim")
+            for part in [part for part in first.get("within", {}) if part.rpartition(".")[0] == name]:
+                cells = (f"{split['within'][part]:.{nats}f}" for split in splits.values())
+                table.add_row(f"    {part.rpartition('.')[2]}", *cells, style="dim")
     return Group(table, *(Text(line) for line in _notes(scores)), *measured)
 
 
@@ -95,7 +98,14 @@ def _measured(measures: Mapping[str, Any]) -> Iterator[str]:
         yield (
             f"sampling: {1e6 * cost['seconds a sample']:.1f} microseconds a sample in batches of {cost['batch']}, "
             f"{cost['network evaluations']} network evaluation{'s' * (cost['network evaluations'] != 1)}"
+            f"{_drawn(cost)}"
         )
+
+
+def _drawn(cost: Mapping[str, Any]) -> str:
+    """How samples were drawn, where otherwise than as they are."""
+    by = f", by {cost['sampler']}" if "sampler" in cost else ""
+    return by + (f" in {cost['steps']} steps" if "steps" in cost else "")
 
 
 def _notes(scores: Mapping[str, Any]) -> list[str]:

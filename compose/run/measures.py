@@ -17,6 +17,7 @@ from compose.core import random
 from compose.core.declare import NetPart, in_module
 from compose.core.errors import SpaceError
 from compose.core.model import ModelDensity
+from compose.core.roles import AS_IT_IS, Drawing
 from compose.data.planar import Gaussians
 from compose.data.source import Source
 from compose.data.stacked import Stacked
@@ -48,7 +49,7 @@ def measures(model: ModelDensity, recipe: Recipe, source: Source, progress: bool
         source: Its data.
         progress: Whether to draw a bar while a classifier is trained.
     """
-    seed = recipe.evaluate.seed
+    seed, how = recipe.evaluate.seed, drawing(recipe)
     found: Record = {"sampling": sampling(model, recipe, seed)}
     if (known := features(recipe.data, source, progress)) is not None:
         seen, said = known
@@ -57,11 +58,17 @@ def measures(model: ModelDensity, recipe: Recipe, source: Source, progress: bool
             beside = _data(source, seen, n, seed)
             for name, means in (("coverage", False), ("means", True)):
                 if not means or _has_means(model):
-                    drawn = _features(seen, sample(model, n, seed, means=means))
+                    drawn = _features(seen, sample(model, n, seed, how=how, means=means))
                     found[name] = {**coverage(*beside, drawn), **said, "samples": n, "seed": seed}
     if (counted := _modes(model, recipe, seed, progress)) is not None:
         found["modes"] = {**counted, "seed": seed}
     return found
+
+
+def drawing(recipe: Recipe) -> Drawing:
+    """How the samples are drawn that are measured."""
+    sampler, steps = recipe.evaluate.sampler, recipe.evaluate.steps
+    return AS_IT_IS if sampler is None and steps is None else Drawing(sampler=sampler, steps=steps)
 
 
 @torch.no_grad()
@@ -69,11 +76,11 @@ def _modes(model: ModelDensity, recipe: Recipe, seed: int, progress: bool) -> Re
     """How samples spread over the modes of data whose modes are known."""
     density = recipe.data.density() if isinstance(recipe.data, Toy) else None
     if isinstance(density, Gaussians) and len(density.centres) <= MOST_MODES:
-        x = sample(model, MODE_SAMPLES, seed)
+        x = sample(model, MODE_SAMPLES, seed, how=drawing(recipe))
         return {**modes(x, density), "samples": MODE_SAMPLES, "within": f"{SIGMAS:g} sigma of one"}
     if isinstance(recipe.data, Stacked) and (known := classifier(recipe.data.of, progress)) is not None:
         net, said = known
-        x = sample(model, STACKED_SAMPLES, seed).cpu()
+        x = sample(model, STACKED_SAMPLES, seed, how=drawing(recipe)).cpu()
         classes = torch.stack([net(colour).argmax(1) for colour in x.split(1, 1)], 1)
         return {**stacked_modes(classes, net.classes), **said, "samples": STACKED_SAMPLES}
     return None
@@ -172,13 +179,15 @@ class _AsTheyAre(nn.Module):
 
 
 def sampling(model: ModelDensity, recipe: Recipe, seed: int) -> Record:
-    """Seconds and evaluations of networks that a sample takes, in a batch of 500."""
-    sample(model, TIMED, seed)
+    """Seconds and evaluations of networks that a sample takes, in a batch of 500, and how it is drawn."""
+    how = drawing(recipe)
+    sample(model, TIMED if how is AS_IT_IS else 1, seed, how=how)
     with _counted(model, recipe) as counts:
         began = time.perf_counter()
-        sample(model, TIMED, seed)
+        sample(model, TIMED, seed, how=how)
         seconds = time.perf_counter() - began
-    return {"seconds a sample": seconds / TIMED, "network evaluations": len(counts), "batch": TIMED}
+    told = {key: value for key in ("sampler", "steps") if (value := getattr(how, key)) is not None}
+    return {"seconds a sample": seconds / TIMED, "network evaluations": len(counts), "batch": TIMED, **told}
 
 
 @contextmanager

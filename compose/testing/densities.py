@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from compose.core.roles import Density, DensityPart, Drawing, StagePart
 from compose.core.spaces import Codes, Real, Space
 from compose.parts.densities.model import Model
 from compose.testing.contract import ContractError, contract, mostly_same, require, same
-from compose.testing.integrals import CALM, check_mass_and_draws, integrate, measurable
+from compose.testing.integrals import calmly, check_mass_and_draws, integrate, measurable
 from compose.testing.noise import Tape
 from compose.testing.subject import LABELS, ROWS, SPACES, Built, Inputs, check_labels, check_values, draw, takes_labels
 from compose.testing.variants import shrunk, variants
@@ -133,7 +134,11 @@ def values_have_their_shapes(subject: DensitySubject) -> bool:
 @contract(2)
 def mass_is_one_and_samples_are_from_it(subject: DensitySubject) -> bool:
     """E exp L sums to 1 over the space, and ``sample`` draws what ``log_prob`` scores."""
-    whole = subject.module(shaken=CALM)
+    return calmly(partial(_mass_and_draws, subject))
+
+
+def _mass_and_draws(subject: DensitySubject, shaken: float) -> bool:
+    whole = subject.module(shaken=shaken)
     density = subject.own(whole)
     c = subject.inputs(whole, 1)[1]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -28,7 +29,9 @@ _WIDE = 0.1
 _FAR_TOO_LARGE = 100.0
 _REACH = 6.0
 #: Sobol's points: how often they are scattered, how many are taken at a time and at most, how far out they reach.
-_TIMES, _POINTS, _MOST_POINTS, _FARTHEST = 16, 256, 16384, 200.0
+_TIMES, _POINTS, _MOST_POINTS, _FARTHEST = 16, 256, 4096, 200.0
+#: So many numbers of noise no number of points fills.
+_MOST_NOISE = 8
 #: How much is given up at a level of halving, in the worst of the values; the errors found come out far smaller.
 _GIVEN_UP = 1e-7
 
@@ -223,14 +226,23 @@ def expectation(score: Score, x: Tensor) -> Integral:
 
 
 def measurable(space: Space, score: Score) -> bool:
-    """Whether the mass over a space can be told: few codes, or at most two reals, noise counted."""
-    if isinstance(space, Codes):
-        return space.size**space.dim <= 64
-    return space.dim + sum(NoiseOf.found(score, draw(space, 1)).sizes) <= 2
+    """Whether the mass over a space can be told: few codes and little noise, or at most two reals, noise counted."""
+    if isinstance(space, Codes) and space.size**space.dim > 64:
+        return False
+    noise = sum(NoiseOf.found(score, draw(space, 1)).sizes)
+    return noise <= _MOST_NOISE if isinstance(space, Codes) else space.dim + noise <= 2
 
 
 class TooWideError(ContractError):
     """A sum whose noise had to be drawn is too uncertain to tell anything."""
+
+
+def calmly(check: Callable[[float], bool]) -> bool:
+    """Makes a check of a sum with weights that are shaken less, as long as it is too wide to tell anything."""
+    for shaken in (CALM, CALM / 2):
+        with suppress(TooWideError):
+            return check(shaken)
+    return check(CALM / 4)
 
 
 class Measured(NamedTuple):

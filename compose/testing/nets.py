@@ -31,27 +31,30 @@ class NetSubject(Built):
 
     Args:
         takes: The space of its input; ``space`` is that of its output.
+        steer: The space of a vector beside the input.
     """
 
     takes: Real = _VECTOR
+    steer: Real | None = None
 
     @property
     def slot(self) -> Slot:
         """A net from ``takes`` to ``space``."""
-        return Slot("net", self.space, self.takes)
+        return Slot("net", self.space, self.takes, steer=self.steer)
 
     def inputs(self, whole: nn.Module, n: int) -> Inputs:
-        """Inputs."""
-        return draw(self.takes, n), None
+        """Inputs, and what steers."""
+        return draw(self.takes, n), None if self.steer is None else draw(self.steer, n)
 
     def value(self, whole: nn.Module, x: Tensor, c: Tensor | None) -> Tensor:
         """Outputs."""
-        return whole(x)
+        return whole(x) if c is None else whole(x, c)
 
 
 def candidates(part: NetPart) -> Iterator[NetSubject]:
-    """Vectors, images, and both with a label appended."""
-    return (NetSubject(part, gives, takes) for takes, gives in PAIRS)
+    """Vectors, images, and both with a label appended; steered as well, where it can be."""
+    steers = (None, Real((5,))) if part.steered else (None,)
+    return (NetSubject(part, gives, takes, steer) for takes, gives in PAIRS for steer in steers)
 
 
 @contract(None)
@@ -61,22 +64,23 @@ def outputs_have_the_shape_wanted(subject: NetSubject) -> bool:
     with torch.device("meta"):
         meta = subject.make()
     for n in (ROWS, 1):
-        x = draw(subject.takes, n)
-        wanted = (n, *subject.space.shape)
-        require(whole(x).shape == wanted, f"{tuple(whole(x).shape)} came out, {wanted} was wanted")
-        shape = tuple(meta(x.float().to("meta")).shape)
+        given = [each for each in subject.inputs(whole, n) if each is not None]
+        wanted, came = (n, *subject.space.shape), whole(*given)
+        require(came.shape == wanted, f"{tuple(came.shape)} came out, {wanted} was wanted")
+        shape = tuple(meta(*(each.float().to("meta") for each in given)).shape)
         require(shape == wanted, f"on the meta device {shape} came out, {wanted} was wanted")
     return True
 
 
 @contract()
 def every_input_counts(subject: NetSubject) -> bool:
-    """Every number of the input moves some output."""
-    x = draw(subject.takes, 8 * ROWS).requires_grad_()
-    value = subject.module()(x)
-    (gradient,) = torch.autograd.grad((value * torch.randn_like(value)).sum(), x)
-    silent = int((gradient == 0).all(0).sum())
-    require(silent == 0, f"{silent} of the {subject.takes.dim} inputs change nothing")
+    """Every number of the input, and of what steers, moves some output."""
+    whole = subject.module()
+    given = [each.requires_grad_() for each in subject.inputs(whole, 8 * ROWS) if each is not None]
+    value = whole(*given)
+    for gradient in torch.autograd.grad((value * torch.randn_like(value)).sum(), given):
+        silent = int((gradient == 0).all(0).sum())
+        require(silent == 0, f"{silent} of the {gradient[0].numel()} inputs change nothing")
     return True
 
 

@@ -20,7 +20,7 @@ from compose.core.roles import Stage, StagePart, Step
 from compose.core.spaces import Codes, Space
 from compose.core.terms import TERMS, total
 from compose.testing.contract import ContractError, contract, mostly_same, require, same
-from compose.testing.integrals import CALM, TooWideError, check_mass_and_draws, expectation, measurable
+from compose.testing.integrals import CALM, calmly, check_mass_and_draws, expectation, measurable
 from compose.testing.noise import Tape
 from compose.testing.subject import LABELS, ROWS, SPACES, Built, Inputs, check_labels, check_values, draw, takes_labels
 
@@ -177,10 +177,7 @@ def weights_sum_to_one_and_samples_are_from_them(subject: StageSubject) -> bool:
     """Closed by a known prior, E exp L sums to 1 over the data, and what is generated is drawn from it."""
     if subject.stage.kind(subject.slot) > Kind.WEIGHT:
         return False
-    try:
-        return _mass_and_draws(subject, CALM)
-    except TooWideError:
-        return _mass_and_draws(subject, CALM / 2)
+    return calmly(partial(_mass_and_draws, subject))
 
 
 def _mass_and_draws(subject: StageSubject, shaken: float) -> bool:

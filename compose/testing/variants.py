@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from compose.core import registry
-from compose.core.declare import Part, PartOf
+from compose.core.declare import NetPart, Part, PartOf
 
 
 def variants(part: type[Part] | Part) -> Iterator[Part]:
@@ -26,15 +26,16 @@ def variants(part: type[Part] | Part) -> Iterator[Part]:
         return
     yield part()
     for name, field in part.model_fields.items():
-        for choice in _choices(field.annotation, field.metadata):
+        for choice in _choices(field.annotation, field.metadata, field.default):
             if choice != field.default and choice != [field.default]:
                 yield part.model_validate({name: choice})
 
 
-def _choices(annotation: Any, metadata: list[Any]) -> list[Any]:
+def _choices(annotation: Any, metadata: list[Any], default: Any = None) -> list[Any]:
     for mark in metadata:
         if isinstance(mark, PartOf):
-            return [name for name in registry.names(mark.role) if not registry.load(mark.role, name).needs_options()]
+            parts = {name: registry.load(mark.role, name) for name in registry.names(mark.role)}
+            return [name for name, part in parts.items() if not part.needs_options() and _telling(part, default)]
     if annotation is bool:
         return [True, False]
     if type(None) in get_args(annotation):
@@ -45,6 +46,13 @@ def _choices(annotation: Any, metadata: list[Any]) -> list[Any]:
         (inner,) = get_args(annotation)
         return [[choice] for choice in _choices(None, list(getattr(inner, "__metadata__", ())))]
     return []
+
+
+def _telling(part: type[Part], default: Any) -> bool:
+    """Whether a choice may tell more than others do: to what steers no net, those that can be are nets like others."""
+    if not issubclass(part, NetPart) or not part.steered:
+        return True
+    return isinstance(default, str) and getattr(registry.load("net", default), "steered", False)
 
 
 def spoken(part: Part) -> str:
@@ -75,7 +83,7 @@ def shrunk(part: Part, most: int) -> Part:
                 break
             except ValidationError:
                 continue
-    return part
+    return part.narrowed()
 
 
 def _smaller(value: Any, most: int) -> Any:

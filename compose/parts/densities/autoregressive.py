@@ -121,8 +121,10 @@ class AutoregressiveDensity(Density):
         """Draws code by code, each with one step of the network from the cache of all before.
 
         Raises:
-            SpaceError: more codes are known than there are; or it is guided, with nothing to be guided from.
+            SpaceError: more codes are known than there are; or it is guided, with nothing to be guided from; or
+                what only a diffusion does is asked of it.
         """
+        how.refuse("sampler", "steps", "eta", by="a prior that draws code by code")
         places, first = self._places(how.conditions(c)), 0 if how.known is None else how.known.shape[1]
         if first > self.space.dim:
             raise SpaceError(f"{first} codes are known, and an item has {self.space.dim}.")

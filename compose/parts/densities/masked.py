@@ -99,8 +99,10 @@ class MaskedDensity(Density):
         The log-probability is that of the order it was drawn in; in fewer steps than codes it is none of the model's.
 
         Raises:
-            SpaceError: more codes are known than there are; or it is guided, with nothing to be guided from.
+            SpaceError: more codes are known than there are; or it is guided, with nothing to be guided from; or
+                what only a diffusion does is asked of it.
         """
+        how.refuse("sampler", "eta", by="a prior that fills in codes")
         known = self._nothing(n) if how.known is None else how.known
         if known.shape[1] > self.space.dim:
             raise SpaceError(f"{known.shape[1]} codes are known, and an item has {self.space.dim}.")
@@ -109,7 +111,7 @@ class MaskedDensity(Density):
         masked = torch.ones_like(tokens, dtype=torch.bool)
         tokens[:, first], masked[:, first] = known, False
         total = left = self.space.dim - known.shape[1]
-        steps, log_prob = min(self.steps, total), self.place.new_zeros(n)
+        steps, log_prob = min(how.steps or self.steps, total), self.place.new_zeros(n)
         c, twice = how.conditions(c), (how.passes, 1)
         for step in range(1, steps + 1):
             share = step / steps

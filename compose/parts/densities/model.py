@@ -28,6 +28,11 @@ class Model(DensityPart):
     prior: part_field("density") = "normal"  # type: ignore[valid-type]
     """The density over the uppermost edge."""
 
+    @property
+    def denoises(self) -> bool:
+        """Where its prior does."""
+        return self.prior.denoises
+
     def features(self, space: Space) -> Real | None:
         """What conditions the whole conditions its prior."""
         for stage in self.stages:

@@ -27,8 +27,9 @@ class ELBO(ObjectivePart):
     """Steps over which the weight of the rates rises linearly from 0 to beta."""
     free_bits: Annotated[float, Ge(0)] = 0.0
     """Nats of each rate (mean over the batch) that cost nothing."""
-    mode: Mode = "kl"
-    """How terms are taken in training: ``kl`` uses closed forms where there are any, ``path`` draws everything."""
+    mode: Mode = "one_t"
+    """How terms are taken in training: ``one_t`` uses closed forms where there are any and one link of a diffusion,
+    ``kl`` all its links, ``path`` draws everything."""
 
     def misfits(self, slot: Slot) -> Iterator[Misfit]:
         """The model has a likelihood; and what acts on rates finds one."""

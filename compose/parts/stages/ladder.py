@@ -216,7 +216,7 @@ class LadderStage(Stage):
         inner: dict[str, Tensor] = {}
         for i in reversed(range(self.top)):
             q_params = self._q_params(i, seen[i], p_params, state)
-            z, minus_log_q, q = self._q(i).infer(q_params, self.closes and mode == "kl")
+            z, minus_log_q, q = self._q(i).infer(q_params, self.closes and mode != "path")
             p = self._p(i)
             given = None if q is None else p.gaussian(p_params)
             log_p = q.expected_log_prob(given) if q and given else p.log_prob(z, p_params, mode)

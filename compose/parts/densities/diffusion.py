@@ -1,0 +1,414 @@
+"""Diffusion: a chain of latents with a fixed posterior, all links of which share one network."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from annotated_types import Ge, Le, Len, Lt
+from torch import Tensor, nn
+
+from compose.core import random
+from compose.core.declare import Misfit, NetPart, Part, Slot, part_field
+from compose.core.errors import SpaceError
+from compose.core.kinds import Kind
+from compose.core.links import (
+    Backward,
+    First,
+    Forward,
+    LinkStage,
+    Standard,
+    alpha_sigma,
+    between,
+    first_log_prob,
+    first_sample,
+    over,
+    signal,
+)
+from compose.core.model import ModelDensity
+from compose.core.random import standard_normal, uniform
+from compose.core.roles import AS_IT_IS, Density, DensityPart, Drawing, Mode, Stage
+from compose.core.samplers import SAMPLERS
+from compose.core.schedule import SCHEDULES, Learned, Schedule, Schedules
+from compose.core.spaces import Codes, Real, Space
+
+#: Numbers that tell a network the time.
+TOLD = 32
+#: Times at which an example is scored where time is continuous.
+TIMES = 32
+#: Waves of a number that a network sees beside it where it stands for one of many levels: their lengths, in levels.
+WAVES = (1.0, 2.0)
+#: At noise, ``gamma`` of the last latent; at the data, where these are reals.
+NOISE, CLEAN = 5.0, -10.0
+Prediction = Literal["eps", "x0", "v", "levels"]
+
+
+class Diffusion(DensityPart):
+    """``x -> z_0 -> z_1 ... -> z_T ~ N(0, I)``: up by noise alone, down by one network of the noise in ``z_t``.
+
+    The first link stands on the data: of ordered codes it is a softmax over their levels, of reals a Gaussian, whose
+    variance is that of the schedule's least noise. With ``steps`` it is a hierarchical VAE of as many links above that,
+    and its L the weight of a path. In continuous time L is a bound, from the slope of the schedule at random times.
+    """
+
+    type: ClassVar[str] = "diffusion"
+    source: ClassVar[str] = (
+        "Sohl-Dickstein et al. 2015, arXiv:1503.03585; Ho et al. 2020, arXiv:2006.11239; bound and continuous time: "
+        "Kingma et al. 2021, arXiv:2107.00630; mixed: Vahdat et al. 2021, arXiv:2106.05931"
+    )
+    takes: ClassVar[tuple[type, ...]] = (Real, Codes)
+    gradient: ClassVar = "none"
+
+    steps: Annotated[int, Ge(1), Le(10_000)] | None = 64
+    """T, how many links stand above the first; none for continuous time."""
+    net: part_field("net") = "resmlp"  # type: ignore[valid-type]
+    """Sees ``z_t``, the time and what conditions; gives as many numbers as a datum has."""
+    prediction: Prediction = "eps"
+    """What the network gives: the noise, the data, ``v = alpha eps - sigma x``, or of codes what speaks for each level
+    beside the number itself, whose mean by Bayes' rule is then the data (``levels``)."""
+    schedule: Schedules = "linear"
+    """How log(noise / signal) rises: evenly in time, as a cosine has it, or as is learned, its ends too."""
+    log_snr: Annotated[list[float], Len(2, 2)] | None = None
+    """Log of signal over noise at the last latent and at the first; by default -5, and for the first so that levels lie
+    six standard deviations apart, or of reals 10."""
+    mixed: bool = False
+    """Start at what would be right of data from N(0, I), and learn for each number how far to leave it."""
+    context: Annotated[int, Ge(1), Le(4096)] = 16
+    """Under a condition: how many numbers the net below gives to each place of the grid."""
+    unlabelled: Annotated[float, Ge(0), Lt(1)] = 0.0
+    """With labels: share of the training examples whose label is hidden, so that samples can be guided."""
+
+    @property
+    def training_differs(self) -> str:
+        """Labels that are hidden."""
+        return f"a share of {self.unlabelled:g} of its labels is hidden" if self.unlabelled else ""
+
+    @property
+    def denoises(self) -> bool:
+        """From ``z_T`` down."""
+        return True
+
+    @property
+    def hidden_labels(self) -> float:
+        """What ``unlabelled`` says."""
+        return self.unlabelled
+
+    def features(self, space: Space) -> Real:
+        """``context`` numbers at each place of the grid; the channels of a pixel share them."""
+        return Real((self.context, *space.shape[1:]))
+
+    def kind(self, slot: Slot) -> Kind:
+        """The weight of a path; in continuous time a bound."""
+        return Kind.BOUND if self.steps is None else Kind.WEIGHT
+
+    def misfits(self, slot: Slot) -> Iterator[Misfit]:
+        """As any density; noise says something of codes that are ordered alone, and there is more of it later."""
+        yield from super().misfits(slot)
+        if isinstance(slot.space, Codes) and not slot.space.ordered:
+            yield Misfit(
+                f"'{self.type}' blurs a code into those beside it, but {slot.origin} {slot.space}, of which none lies "
+                "beside another."
+            )
+        if self.prediction == "levels" and not isinstance(slot.space, Codes):
+            message = f"{slot.origin} {slot.space}, which has no levels; predict eps, x0 or v."
+            yield Misfit(message, key="prediction", swap=False)
+        if self.log_snr is not None and not self.log_snr[0] < self.log_snr[1]:
+            low, high = self.log_snr
+            message = f"the noise would fall with time: log_snr goes from {low:g} at noise to {high:g} at the data."
+            yield Misfit(f"{message} Wanted the lower number first.", key="log_snr", swap=False)
+        if self.log_snr is not None and max(map(abs, self.log_snr)) > 40:
+            yield Misfit(f"log_snr is {self.log_snr}; wanted -40 to 40.", key="log_snr", swap=False)
+
+    def narrowed(self) -> Part:
+        """With little between the noise of neighbouring latents: weights of a path then do not lie far apart."""
+        return self.model_copy(update={"log_snr": [-0.5, 0.5]})
+
+    def nested(self, slot: Slot) -> dict[str, tuple[Part, Slot]]:
+        """The network, which is told the time beside its input, or where it cannot be steered as more channels."""
+        assert isinstance(self.net, NetPart)
+        z = latent(slot.space)
+        first, rest = z.shape[0], z.shape[1:]
+        given = self.context if slot.condition is not None or (self.labels and slot.labels is not None) else 0
+        told = 0 if self.net.steered else TOLD
+        levels = slot.space.size if self.prediction == "levels" and isinstance(slot.space, Codes) else 1
+        waves = 2 * len(WAVES) * first if leveled(slot.space) else 0
+        takes, steer = Real((first + waves + given + told, *rest)), Real((TOLD,)) if self.net.steered else None
+        return {"net": (self.net, Slot("net", Real((levels * first, *rest)), takes, steer=steer))}
+
+    def make(self, slot: Slot, children: Mapping[str, nn.Module]) -> nn.Module:
+        """The density in its slot."""
+        assert isinstance(self.net, NetPart)
+        return DiffusionDensity(slot.space, slot.condition, children["net"], self, self.net.steered, self.kind(slot))
+
+    def ends(self, space: Space) -> tuple[float, float]:
+        """``gamma`` at the data and at noise."""
+        if self.log_snr is not None:
+            return -self.log_snr[1], -self.log_snr[0]
+        return between(space) if isinstance(space, Codes) else CLEAN, NOISE
+
+
+def latent(space: Space) -> Real:
+    """The space of each latent."""
+    return Real(space.shape or (1,))
+
+
+def leveled(space: Space) -> bool:
+    """Whether data are levels, so many that where a number lies between two is hard to see."""
+    return isinstance(space, Codes) and space.size > 2
+
+
+class DiffusionDensity(Density):
+    """A chain of latents by one network.
+
+    Args:
+        space: Of the data.
+        condition: ``(context, ...)``; none for a density that stands alone.
+        net: Gives ``prediction`` from ``z_t``.
+        options: Schedule, steps, prediction.
+        steered: Whether the network is told the time beside its input.
+        kind: The weight of a path, or a bound.
+
+    ``steps`` may be set to another number: the network has seen all times, or those of its own steps.
+    """
+
+    denoises = True
+    splits = ("reconstruction", "diffusion", "prior")
+
+    def __init__(
+        self, space: Space, condition: Space | None, net: nn.Module, options: Diffusion, steered: bool, kind: Kind
+    ) -> None:
+        super().__init__(space, condition, kind)
+        self.net, self.steps, self.prediction, self.steered = net, options.steps, options.prediction, steered
+        low, high = options.ends(space)
+        self.schedule: Schedule = SCHEDULES[options.schedule](low, high)
+        self.latent = latent(space)
+        self.mix = nn.Parameter(torch.full(self.latent.shape, -3.0)) if options.mixed else None
+        # Says where and in which precision it computes.
+        self.like: Tensor
+        self.register_buffer("like", torch.zeros(()), persistent=False)
+
+    # --- the bound ---------------------------------------------------------------------------------------------------
+
+    def log_prob(self, x: Tensor, c: Tensor | None = None, mode: Mode = "path") -> Tensor:
+        """L of each row: of a path, of all links in expectation (``kl``), or of one link at random (``one_t``)."""
+        found = self.split(x, c, mode)
+        return found["reconstruction"] + (found["diffusion"] + found["prior"])
+
+    def split(self, x: Tensor, c: Tensor | None = None, mode: Mode = "path") -> dict[str, Tensor]:
+        """What L is the sum of: the first link, those above, and the last latent under N(0, I); ``(batch,)`` each."""
+        y = signal(x, self.space, self.like.dtype)
+        if mode == "path" and self.steps is not None:
+            return self._path(x, y, c, self.steps)
+        if self.steps is None:
+            times = 1 if mode == "one_t" else TIMES
+            parts = [self._flowing(y, c, k, times) for k in range(times)]
+            diffusion = torch.stack(parts).mean(0)
+        elif mode == "one_t":
+            diffusion = self.steps * self._link(y, c, self._which(y, self.steps), self.steps)
+        else:
+            every = (torch.full((len(y),), i, dtype=y.dtype, device=y.device) for i in range(1, self.steps + 1))
+            diffusion = torch.stack([self._link(y, c, i, self.steps) for i in every]).sum(0)
+        first, last = self.gamma(torch.arange(2, dtype=y.dtype, device=y.device))
+        around = torch.addcmul(y, torch.exp(0.5 * first), standard_normal(y.shape, y))
+        reconstruction = first_log_prob(x, self.space, around, first)
+        kept, scale = alpha_sigma(last)
+        prior = -0.5 * ((scale * scale - 1 - 2 * scale.log()) + (kept * y).square()).flatten(1).sum(1)
+        return {"reconstruction": reconstruction, "diffusion": diffusion, "prior": prior}
+
+    def gamma(self, t: Tensor) -> Tensor:
+        """Log of noise over signal at each time, from 0 at the first latent to 1 at the last."""
+        return self.schedule(t)
+
+    def _path(self, x: Tensor, y: Tensor, c: Tensor | None, steps: int) -> dict[str, Tensor]:
+        """Draws ``z_T ... z_0`` by ``q(z_T | x)`` and ``q(z_s | z_t, x)``, which is the way up told from above."""
+        gammas = self.gamma(torch.arange(steps + 1, dtype=y.dtype, device=y.device) / steps)
+        kept, scale = alpha_sigma(gammas)
+        e = standard_normal(y.shape, y)
+        z = kept[-1] * y + scale[-1] * e
+        prior = (0.5 * (e * e - z * z) + scale[-1].log()).flatten(1).sum(1)
+        diffusion = torch.zeros_like(prior)
+        for t in range(steps, 0, -1):
+            s = t - 1
+            noise = (z - kept[t] * y) / scale[t]
+            off = torch.sqrt(torch.expm1(gammas[t] - gammas[s])) * (self._noise(z, gammas[t].expand(len(z)), c) - noise)
+            e = standard_normal(y.shape, y)
+            diffusion = diffusion - (e * off + 0.5 * off * off).flatten(1).sum(1)
+            share = -torch.expm1(gammas[s] - gammas[t])
+            z = kept[s] / kept[t] * (z - scale[t] * share * noise) + scale[s] * share.sqrt() * e
+        reconstruction = first_log_prob(x, self.space, z / kept[0], gammas[0])
+        return {"reconstruction": reconstruction, "diffusion": diffusion, "prior": prior}
+
+    def _link(self, y: Tensor, c: Tensor | None, i: Tensor, steps: int) -> Tensor:
+        """``-KL(q(z_s | z_t, x) || p(z_s | z_t))`` at a ``z_t`` drawn from ``q(z_t | x)``, of link i of each row."""
+        t, s = self.gamma(i / steps), self.gamma((i - 1) / steps)
+        return -0.5 * torch.expm1(t - s) * self._error(y, t, c)
+
+    def _flowing(self, y: Tensor, c: Tensor | None, k: int, times: int) -> Tensor:
+        """What a link costs by its length in time, as that goes to 0: at a random time in the k-th part of all."""
+        t = (k + self._time(y)) / times
+        if not isinstance(self.schedule, Learned) or not self.training or times > 1:
+            return -0.5 * self.schedule.slope(t) * self._error(y, self.gamma(t), c)
+        shape, rate = self.schedule.shape(t), self.schedule.rate(t)
+        gamma, slope = self.schedule.low + self.schedule.range * shape, self.schedule.range * rate
+        cost = 0.5 * slope * self._error(y, gamma, c)
+        if shape.requires_grad:
+            # The bound does not depend on the way between the ends, its variance does: what the way descends on.
+            weight = 2 * cost.detach() / cost.detach().mean()
+            shape.register_hook(lambda gradient: gradient * weight)
+            rate.register_hook(lambda gradient: gradient * weight)
+        return -cost
+
+    def _error(self, y: Tensor, gamma: Tensor, c: Tensor | None) -> Tensor:
+        """``|eps - eps_hat|^2`` at a latent drawn from ``q(z_t | x)``, ``(batch,)``."""
+        kept, scale = (over(each, y) for each in alpha_sigma(gamma))
+        e = standard_normal(y.shape, y)
+        return (self._noise(kept * y + scale * e, gamma, c) - e).square().flatten(1).sum(1)
+
+    def _time(self, y: Tensor) -> Tensor:
+        """A random time for each row; in training they are spread evenly over the batch of all devices."""
+        t = uniform((len(y),), y)
+        if not self.training:
+            return t
+        rank, world = random.share()
+        return (rank * len(y) + torch.arange(len(y), dtype=y.dtype, device=y.device) + t) / (world * len(y))
+
+    def _which(self, y: Tensor, steps: int) -> Tensor:
+        """A random link for each row, from 1."""
+        return (self._time(y) * steps).floor().clamp_max(steps - 1) + 1
+
+    def denoising(self, x: Tensor, c: Tensor | None = None, at_most: float | None = None) -> Tensor:
+        """``|eps - eps_hat|^2 / 2`` at a random time, all times alike; or as ``|x - x_hat|^2`` up to some signal.
+
+        It is no bound: what the bound would weigh heavily, the last bit of noise, counts little. ``at_most`` is the
+        ratio of signal to noise from which on all times count alike.
+
+        Source: Ho et al. 2020, arXiv:2006.11239; at_most: min-SNR, Hang et al. 2023, arXiv:2303.09556.
+        """
+        y = signal(x, self.space, self.like.dtype)
+        t = self._time(y) if self.steps is None else self._which(y, self.steps) / self.steps
+        gamma = self.gamma(t).detach()
+        weight = 0.5 if at_most is None else 0.5 * (at_most * gamma.exp()).clamp_max(1.0)
+        return weight * self._error(y, gamma, c)
+
+    # --- the network -------------------------------------------------------------------------------------------------
+
+    def _noise(self, z: Tensor, gamma: Tensor, c: Tensor | None) -> Tensor:
+        """The noise that is seen in ``z``."""
+        kept, scale = (over(each, z) for each in alpha_sigma(gamma))
+        return self._as_noise(self._seen(z, _told(gamma), c), z, kept, scale)
+
+    def _seen(self, z: Tensor, told: Tensor, c: Tensor | None) -> Tensor:
+        """What the network gives, of the latent, its waves, the condition and the time."""
+        given = [z, *self._waves(z), *([] if c is None else [c])]
+        if not self.steered:
+            given.append(told.reshape(*told.shape, *[1] * (z.dim() - 2)).expand(-1, -1, *z.shape[2:]))
+        seen = torch.cat(given, 1) if len(given) > 1 else z
+        return self.net(seen, told) if self.steered else self.net(seen)
+
+    def _waves(self, z: Tensor) -> Iterator[Tensor]:
+        """Where between two levels a number lies: what little noise is left is told by that alone."""
+        if isinstance(self.space, Codes) and leveled(self.space):
+            for length in WAVES:
+                angle = (math.pi * (self.space.size - 1) / length) * z
+                yield from (angle.sin(), angle.cos())
+
+    def _as_noise(self, came: Tensor, z: Tensor, kept: Tensor | float, scale: Tensor | float) -> Tensor:
+        if self.prediction == "levels":
+            came = self._mean_level(came, z, kept, scale)
+        if self.prediction in ("x0", "levels"):
+            came = (z - kept * came) / scale
+        elif self.prediction == "v":
+            came = kept * came + scale * z
+        return came if self.mix is None else torch.lerp(scale * z, came, torch.sigmoid(self.mix))
+
+    def _mean_level(self, came: Tensor, z: Tensor, kept: Tensor | float, scale: Tensor | float) -> Tensor:
+        """The mean of x given what the network says of each level without ``z`` at its place, and given that."""
+        assert isinstance(self.space, Codes)
+        levels = signal(torch.arange(self.space.size, device=z.device), self.space, z.dtype)
+        levels = levels.reshape(-1, *[1] * (z.dim() - 1))
+        said = came.unflatten(1, (self.space.size, z.shape[1]))
+        # Up to what all levels share.
+        ratio = kept / scale
+        means = (ratio[:, None] if isinstance(ratio, Tensor) else ratio) * levels
+        seen = means * (z / scale)[:, None] - 0.5 * means.square()
+        return (torch.softmax(said + seen, 1) * levels).sum(1)
+
+    # --- samples -----------------------------------------------------------------------------------------------------
+
+    def sample(self, n: int, c: Tensor | None = None) -> Tensor:
+        """Draws from every link; in continuous time from as many as there are in ``TIMES`` times 8."""
+        return self.sample_as(n, c, AS_IT_IS)
+
+    @torch.no_grad()
+    def sample_as(self, n: int, c: Tensor | None = None, how: Drawing = AS_IT_IS) -> Tensor:
+        """Draws by a sampler, in steps of its own, guided by the label.
+
+        Raises:
+            SpaceError: more ancestral steps than there are links; or what only codes drawn one by one can be.
+        """
+        how.refuse("temperature", "top_k", "top_p", "known", by="a diffusion")
+        name, steps = how.sampler or "ancestral", how.steps or self.steps or 8 * TIMES
+        if name == "ancestral" and self.steps is not None and steps > self.steps:
+            raise SpaceError(
+                f"{steps} ancestral steps were asked for, and this chain has {self.steps} links; wanted as many at "
+                "most, or another sampler."
+            )
+        if how.eta is not None and name != "ddim":
+            raise SpaceError(f"eta is the share of noise of 'ddim', and the sampler is '{name}'.")
+        like = self.like
+        gammas = self.gamma(torch.arange(steps, -1, -1, dtype=like.dtype, device=like.device) / steps)
+        told, numbers = _told(gammas), gammas.tolist()
+        scales = [[float(each) for each in row] for row in alpha_sigma(gammas)]
+        conditions, twice = how.conditions(c), how.passes == 2
+
+        def predict(z: Tensor, i: int) -> Tensor:
+            many = torch.cat([z, z]) if twice else z
+            came = self._seen(many, told[i].expand(len(many), -1), conditions)
+            if twice:
+                given, without = came.chunk(2)
+                came = torch.lerp(without, given, how.guidance)
+            return self._as_noise(came, z, scales[0][i], scales[1][i])
+
+        z = standard_normal((n, *self.latent.shape), like)
+        z = SAMPLERS[name](predict, z, numbers, **({} if how.eta is None else {"eta": how.eta}))
+        return first_sample(self.space, z / scales[0][-1], gammas[-1])
+
+    # --- the same, as a stack ----------------------------------------------------------------------------------------
+
+    def as_chain(self, steps: int | None = None) -> ModelDensity:
+        """The literal stack: the first link, then ``steps`` links, closed by N(0, I), all by this very network.
+
+        A view, made to compare and never saved: its Markovian hierarchical VAE has the same bound, link by link.
+
+        Raises:
+            SpaceError: neither it nor the density says how many links; or the density is conditional.
+        """
+        steps = steps or self.steps
+        if steps is None:
+            raise SpaceError("in continuous time there is no number of links; say one: as_chain(64).")
+        if self.condition is not None:
+            raise SpaceError("a chain is made of a density that stands alone, and this one is conditional.")
+        gammas = self.gamma(torch.arange(steps + 1, dtype=self.like.dtype, device=self.like.device) / steps)
+        kept, scale = alpha_sigma(gammas)
+        first = First(self.space, self.latent, gammas[0])
+        stages: list[Stage] = [LinkStage(self.space, self.latent, Forward(self.latent, kept[0], scale[0]), first)]
+        for t in range(1, steps + 1):
+            s, through = t - 1, kept[t] / kept[t - 1]
+            added = (scale[t].square() - (through * scale[s]).square()).clamp_min(0).sqrt()
+            share = -torch.expm1(gammas[s] - gammas[t])
+
+            def mean(z: Tensor, t: int = t, share: Tensor = share, through: Tensor = through) -> Tensor:
+                return (z - scale[t] * share * self._noise(z, gammas[t].expand(len(z)), None)) / through
+
+            down = Backward(self.latent, mean, scale[s] * share.sqrt(), self.net)
+            stages.append(LinkStage(self.latent, self.latent, Forward(self.latent, through, added), down))
+        return ModelDensity(self.space, stages, Standard(self.latent, self.like), Kind.WEIGHT)
+
+
+def _told(gamma: Tensor) -> Tensor:
+    """What a network is told of the time: waves of log(noise / signal), ``(batch, TOLD)``."""
+    frequency = 2 ** torch.linspace(-4, 1, TOLD // 2, dtype=gamma.dtype, device=gamma.device)
+    angle = gamma[:, None] * frequency
+    return torch.cat([angle.sin(), angle.cos()], 1)

@@ -1,0 +1,362 @@
+"""A diffusion is a hierarchical VAE: link by link, path by path, and as Pyro scores it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from numpy.polynomial.hermite_e import hermegauss
+from pyro import poutine
+from torch import Tensor
+
+import compose
+from compose.core import random
+from compose.core.declare import Slot
+from compose.core.errors import SpaceError
+from compose.core.kinds import Kind
+from compose.core.links import Backward, First, Forward, LinkStage, alpha_sigma, signal
+from compose.core.roles import ByLabel, Drawing
+from compose.core.samplers import SAMPLERS
+from compose.core.schedule import SCHEDULES
+from compose.core.spaces import Codes, Real, Space
+from compose.parts.densities.diffusion import Diffusion, DiffusionDensity
+from compose.parts.densities.model import Model
+from compose.parts.objectives.iwae import IWAE
+from compose.recipe.build import build_model
+from compose.recipe.check import model_slot
+from compose.run.evaluate import draws_allowed
+from compose.testing.noise import Noise, Tape
+from compose.testing.variants import shake
+
+NET = {"type": "resmlp", "width": 16, "blocks": 2}
+SPACES: tuple[Space, ...] = (Codes((1, 2, 2), 5), Real((3,)), Codes((3,), 2))
+SCHEDULED = tuple(SCHEDULES)
+DIGITS = Codes((1, 8, 8), 17)
+
+
+def built(space: Space, seed: int = 0, **options: object) -> DiffusionDensity:
+    """A diffusion with shaken weights, in float64."""
+    part = Diffusion.model_validate({"steps": 4, "net": NET, "log_snr": [-3.0, 2.0], **options})
+    with random.region(seed, "test"):
+        whole = part.build(Slot("prior", space)).double()
+        for name, child in whole.named_children():
+            if name == "net":
+                shake(child)
+    assert isinstance(whole, DiffusionDensity)
+    return whole
+
+
+def items(space: Space, n: int = 6) -> Tensor:
+    """Random data."""
+    return (
+        torch.randint(space.size, (n, *space.shape))
+        if isinstance(space, Codes)
+        else torch.randn(n, *space.shape).double()
+    )
+
+
+@pytest.mark.parametrize("schedule", SCHEDULED)
+@pytest.mark.parametrize("space", SPACES, ids=str)
+@pytest.mark.parametrize("prediction", ["eps", "x0", "v"])
+def test_a_path_scores_what_the_literal_chain_scores(space: Space, schedule: str, prediction: str):
+    """The same latents, told once from below and once from above: the same L to 1e-9."""
+    density, x, tape = built(space, schedule=schedule, prediction=prediction), items(space), Tape()
+    chain = density.as_chain()
+    with tape.record():
+        ledger = chain.evaluate_terms(x)
+    assert len(ledger.terms) == 2 * 5 + 1
+    with Noise(lambda count, by, shape, kwargs: _from_above(density, chain, x, tape)[count].reshape(shape)):
+        came = density.log_prob(x)
+    torch.testing.assert_close(came, ledger.total, rtol=1e-9, atol=1e-9)
+
+
+def _from_above(density: DiffusionDensity, chain: compose.Density, x: Tensor, tape: Tape) -> list[Tensor]:
+    """The noise that makes the path from above the one that the chain drew from below."""
+    latents, below = [], x
+    for stage, (_, e) in zip(chain.stages, tape.draws, strict=True):  # type: ignore[arg-type, attr-defined]
+        q = stage.up(below)[0].gaussian(stage.up(below)[1])
+        latents.append(below := q.loc + q.scale * e)
+    y, top = signal(x, density.space, torch.float64), len(latents) - 1
+    gammas = density.gamma(torch.arange(top + 1).double() / top)
+    kept, scale = alpha_sigma(gammas)
+    found = [(latents[top] - kept[top] * y) / scale[top]]
+    for t in range(top, 0, -1):
+        noise, share = (latents[t] - kept[t] * y) / scale[t], -torch.expm1(gammas[t - 1] - gammas[t])
+        mean = kept[t - 1] / kept[t] * (latents[t] - scale[t] * share * noise)
+        found.append((latents[t - 1] - mean) / (scale[t - 1] * share.sqrt()))
+    return found
+
+
+@pytest.mark.parametrize("schedule", SCHEDULED)
+@pytest.mark.parametrize("space", [Codes((1,), 5), Codes((1,), 2), Real((1,))], ids=str)
+def test_every_link_costs_what_the_literal_chain_pays(space: Space, schedule: str):
+    """By Gauss-Hermite quadrature, with ``log q(z_t | x) - log q(z_s | x)`` added, which telescopes: to 1e-9."""
+    density = built(space, schedule=schedule, prediction="v")
+    chain = density.as_chain()
+    nodes, weights = (torch.from_numpy(each) for each in hermegauss(80))
+    weights = weights / weights.sum()
+    gammas = density.gamma(torch.arange(5).double() / 4)
+    kept, scale = alpha_sigma(gammas)
+    for x in items(space, 3):
+        y = signal(x[None], space, torch.float64)
+        for t in range(1, 5):
+            s, stage = t - 1, chain.stages[t]
+            z = kept[t] * y + scale[t] * nodes[:, None]
+            noise = density._noise(z, gammas[t].expand(80), None) - nodes[:, None]
+            mine = -0.5 * torch.expm1(gammas[t] - gammas[s]) * (weights * noise.square().sum(1)).sum()
+            # z_s given z_t and x, as Bayes' rule has it.
+            through = kept[t] / kept[s]
+            added = scale[t].square() - (through * scale[s]).square()
+            spread = 1 / (1 / scale[s].square() + through.square() / added)
+            means = spread * (kept[s] * y / scale[s].square() + through * z / added)
+            lower = means[:, None] + spread.sqrt() * nodes[None, :, None]
+            assert isinstance(stage, LinkStage)
+            both, above = lower.reshape(-1, 1), z[:, None].expand(80, 80, 1).reshape(-1, 1)
+            value = stage.p.log_prob(both, above) - stage.q.log_prob(above, both)
+            value = value + _normal(above, kept[t] * y, scale[t]) - _normal(both, kept[s] * y, scale[s])
+            theirs = (weights[:, None] * weights * value.reshape(80, 80)).sum()
+            torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-9)
+
+
+def _normal(z: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
+    return torch.distributions.Normal(mean, scale).log_prob(z).sum(1)
+
+
+@pytest.mark.parametrize("space", SPACES, ids=str)
+def test_pyro_scores_the_chain_alike(space: Space):
+    """Pyro's own normals and categoricals, traced along the path that the guide drew."""
+    chain, x = built(space).as_chain(), items(space)
+    model, guide = chain.to_pyro()
+    with torch.no_grad():
+        drawn = poutine.trace(guide).get_trace(x)
+        scored = poutine.trace(poutine.replay(model, drawn)).get_trace(x)
+        elbo = scored.log_prob_sum() - drawn.log_prob_sum()
+        sites: dict[str, Any] = dict(drawn.nodes)
+        tape = [site["value"] for name, site in sites.items() if name.startswith("z")]
+        by_hand, below = torch.zeros(()).double(), x
+        for stage, z in zip(chain.stages, tape, strict=True):
+            assert isinstance(stage, LinkStage)
+            by_hand = by_hand + (stage.p.log_prob(below, z) - stage.q.log_prob(z, stage.up(below)[1])).sum()
+            below = z
+        by_hand = by_hand + chain.prior.log_prob(below).sum()
+    torch.testing.assert_close(elbo, by_hand, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("space", SPACES, ids=str)
+def test_modes_have_one_expectation(space: Space):
+    """Of a path, of all links, of one link: within five standard errors over many draws."""
+    density, n = built(space, steps=3).eval(), 40_000
+    x = items(space, 1).expand(n, *space.shape)
+    with torch.no_grad(), random.region(1, "test"):
+        path, every, one = (density.log_prob(x, mode=mode) for mode in ("path", "kl", "one_t"))
+    for other in (every, one):
+        error = math.hypot(float(path.std()), float(other.std())) / math.sqrt(n)
+        assert abs(float(path.mean() - other.mean())) < 5 * error
+    assert every.std() < path.std()
+
+
+def test_in_training_times_are_spread_evenly_and_alike_on_two_devices():
+    density, x = built(Real((3,)), steps=8), torch.randn(16, 3).double()
+
+    def times(rank: int, world: int) -> Tensor:
+        with random.region(0, "test"), random.shard(rank, world):
+            return density._time(x[: 16 // world])
+
+    whole = times(0, 1)
+    assert torch.equal((whole * 16).floor(), torch.arange(16).double())
+    assert torch.equal(torch.cat([times(0, 2), times(1, 2)]), whole)
+    assert not torch.equal((density.eval()._time(x) * 16).floor(), torch.arange(16).double())
+
+
+@pytest.mark.parametrize("name", SCHEDULED)
+def test_schedules_rise_between_their_ends_as_their_slope_says(name: str):
+    schedule = SCHEDULES[name](-6.0, 4.0).double()
+    t = torch.linspace(0, 1, 101, dtype=torch.float64).requires_grad_()
+    gamma = schedule(t)
+    assert float(gamma.detach()[0]) == pytest.approx(-6.0) and float(gamma.detach()[-1]) == pytest.approx(4.0)
+    (slope,) = torch.autograd.grad(gamma.sum(), t)
+    torch.testing.assert_close(schedule.slope(t), slope, rtol=1e-9, atol=1e-9)
+    assert bool((slope > 0).all())
+    shaken = shake(schedule)
+    assert bool((shaken(t).diff() > 0).all())
+
+
+@pytest.mark.parametrize("schedule", SCHEDULED)
+def test_many_steps_come_to_continuous_time(schedule: str):
+    space, n = Real((2,)), 20_000
+    flowing = built(space, steps=None, schedule=schedule).eval()
+    assert flowing.kind is Kind.BOUND
+    many = built(space, steps=400, schedule=schedule).eval()
+    many.load_state_dict(flowing.state_dict())
+    x = items(space, 1).expand(n, 2)
+    with torch.no_grad(), random.region(2, "test"):
+        bound, link = flowing.log_prob(x), many.log_prob(x, mode="one_t")
+    error = math.hypot(float(bound.std()), float(link.std())) / math.sqrt(n)
+    assert abs(float(bound.mean() - link.mean())) < 5 * error + 0.02 * abs(float(bound.mean()))
+
+
+MEAN, SCALE = 0.7, 0.4
+
+
+def _of_a_gaussian(gammas: list[float]) -> Callable[[Tensor, int], Tensor]:
+    """The noise in z where data are from N(MEAN, SCALE^2): known in closed form."""
+
+    def predict(z: Tensor, i: int) -> Tensor:
+        kept, scale = ((1 + math.exp(sign * gammas[i])) ** -0.5 for sign in (1, -1))
+        return scale * (z - kept * MEAN) / (kept * kept * SCALE * SCALE + scale * scale)
+
+    return predict
+
+
+def _walked(name: str, z: Tensor, steps: int, **options: float) -> Tensor:
+    gammas = [5 - 13 * i / steps for i in range(steps + 1)]
+    return SAMPLERS[name](_of_a_gaussian(gammas), z, gammas, **options)
+
+
+@pytest.mark.parametrize("name", ["ddim", "dpm_solver_pp", "heun"])
+def test_solvers_come_to_where_the_flow_leads_at_their_order(name: str):
+    """Of Gaussian data the way from noise is known: ``(z - mean_t) / scale_t`` stays as it is."""
+    z = torch.linspace(-2, 2, 9, dtype=torch.float64)[:, None]
+
+    def gauss(gamma: float) -> tuple[float, float]:
+        kept, scale = ((1 + math.exp(sign * gamma)) ** -0.5 for sign in (1, -1))
+        return kept * MEAN, math.hypot(kept * SCALE, scale)
+
+    (first, wide), (last, narrow) = gauss(5.0), gauss(-8.0)
+    wanted = last + narrow * (z - first) / wide
+    errors = [float((_walked(name, z, steps) - wanted).abs().max()) for steps in (40, 80, 160)]
+    order = 1 if name == "ddim" else 2
+    assert errors[2] < (0.05 if order == 1 else 2e-3)
+    for coarse, fine in pairwise(errors):
+        assert 0.8 * 2**order < coarse / fine < 1.3 * 2**order
+
+
+@pytest.mark.parametrize(("name", "options"), [("ancestral", {}), ("ddim", {"eta": 0.5})])
+def test_drawing_samplers_draw_from_the_data(name: str, options: dict[str, float]):
+    with random.region(0, "test"):
+        x = _walked(name, torch.randn(40_000, 1, dtype=torch.float64), 400, **options)
+    assert float(x.mean()) == pytest.approx(MEAN, abs=0.015) and float(x.std()) == pytest.approx(SCALE, abs=0.015)
+
+
+def test_samplers_count_their_networks_and_go_in_steps_of_their_own():
+    density, calls = built(Codes((1, 2, 2), 5), steps=16), []
+    density.net.register_forward_hook(lambda *_: calls.append(None))
+    for name, steps, wanted in (("ancestral", 8, 8), ("ddim", 5, 5), ("dpm_solver_pp", 20, 20), ("heun", 10, 19)):
+        calls.clear()
+        x = density.sample_as(3, None, Drawing(sampler=name, steps=steps))
+        Codes((1, 2, 2), 5).check_values(x)
+        assert len(calls) == wanted, name
+    calls.clear()
+    density.sample(2)
+    assert len(calls) == 16
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ({"sampler": "ancestral", "steps": 5}, "5 ancestral steps were asked for, and this chain has 4 links"),
+        ({"sampler": "heun", "eta": 0.5}, "eta is the share of noise of 'ddim', and the sampler is 'heun'"),
+        ({"temperature": 0.5}, "'temperature' was given, and a diffusion draws by no such thing"),
+        ({"guidance": 2.0}, "does not know how it draws without a label"),
+    ],
+)
+def test_what_means_nothing_to_a_diffusion_is_refused(how: dict[str, object], said: str):
+    with pytest.raises(SpaceError, match=said):
+        built(Real((3,))).sample_as(2, None, Drawing(**how))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ({"sampler": "euler"}, "no sampler called 'euler'; there are ancestral"),
+        ({"steps": 0}, "0 steps"),
+        ({"eta": 2}, "eta is 2"),
+    ],
+)
+def test_a_way_of_drawing_that_there_is_not_is_refused(how: dict[str, object], said: str):
+    with pytest.raises(SpaceError, match=said):
+        Drawing(**how)  # type: ignore[arg-type]
+
+
+def test_levels_are_told_apart_by_bayes_rule():
+    """With a network that says nothing, the mean of x is that of the levels by what each makes of z."""
+    density = built(Codes((2,), 3), prediction="levels")
+    for value in density.net.get_submodule("leave").parameters():
+        torch.nn.init.zeros_(value)
+    gamma = torch.tensor([-1.0, 0.5]).double()
+    kept, scale = (each[:, None] for each in alpha_sigma(gamma))
+    z = torch.tensor([[0.3, -0.8], [1.2, 0.1]]).double()
+    levels = torch.tensor([-1.0, 0.0, 1.0]).double()
+    share = torch.softmax(-0.5 * ((z[..., None] - kept[..., None] * levels) / scale[..., None]).square(), -1)
+    wanted = (z - kept * (share * levels).sum(-1)) / scale
+    torch.testing.assert_close(density._noise(z, gamma, None), wanted, rtol=1e-9, atol=1e-9)
+
+
+def test_mixed_starts_near_what_is_right_of_a_standard_normal():
+    density = built(Real((3,)), mixed=True, log_snr=[-5.0, 8.0], steps=5000)
+    assert density.mix is not None
+    with torch.no_grad():
+        density.mix.fill_(-40.0)
+    with random.region(0, "test"), torch.no_grad():
+        x = torch.randn(100_000, 3).double()
+        cost, exact = -density.log_prob(x, mode="one_t").mean(), 1.5 * (1 + math.log(2 * math.pi))
+    assert float(cost) == pytest.approx(exact, abs=0.03)
+
+
+def test_a_chain_of_another_number_of_links_and_where_there_is_none():
+    density = built(Real((2,)), steps=None)
+    with pytest.raises(SpaceError, match="say one: as_chain"):
+        density.as_chain()
+    chain = density.as_chain(3)
+    assert [type(part) for stage in chain.stages for part in (stage.q, stage.p)] == [
+        Forward,
+        First,
+        *[Forward, Backward] * 3,
+    ]
+    assert {id(value) for value in chain.parameters()} == {id(value) for value in density.net.parameters()}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"stages": ["codes"], "prior": {"type": "diffusion", "net": "mlp"}},
+            "'diffusion' blurs a code into those beside it",
+        ),
+        ({"prior": {"type": "diffusion", "log_snr": [5.0, -5.0]}}, "the noise would fall with time"),
+        ({"stages": ["latent"], "prior": {"type": "diffusion", "prediction": "levels"}}, "which has no levels"),
+        ({"stages": ["latent"], "prior": {"type": "diffusion", "net": "unet"}}, "'unet' goes between images"),
+        ({"prior": {"type": "diffusion", "unlabelled": 0.1}}, "it takes none"),
+        ({"stages": [{"type": "latent", "posterior": "diffusion"}], "prior": "normal"}, "must be exact"),
+    ],
+)
+def test_misfits_are_told_where_they_stand(changes: dict[str, object], said: str):
+    part = Model.model_validate(changes)
+    found = [reason.message for _, inner, slot in part.walk(model_slot(DIGITS, None)) for reason in inner.misfits(slot)]
+    assert said in found[0]
+
+
+def test_in_continuous_time_no_weights_are_averaged():
+    model = Model.model_validate({"prior": {"type": "diffusion", "steps": None}})
+    slot = Slot("objective", DIGITS, model=model)
+    assert ["averages exp L" in reason.message for reason in IWAE().misfits(slot)] == [True]
+    with pytest.raises(compose.ComposeError, match="its -ELBO is the number to compare"):
+        draws_allowed(build_model(model, DIGITS, None), 1, 2)
+
+
+def test_guided_by_a_label_it_was_trained_without_at_times():
+    part = Diffusion.model_validate({"steps": 4, "net": NET, "labels": True, "unlabelled": 0.5})
+    density = shake(part.build(Slot("prior", Real((3,)), labels=Codes((), 3, False))).double())
+    assert isinstance(density, ByLabel)
+    c, draw = torch.arange(3).repeat(4), partial(density.sample_as, 12)
+    tape, found = Tape(), []
+    for guidance in (0.0, 1.0, 1.000001, 3.0):
+        with tape.run():
+            found.append(draw(c, Drawing(guidance=guidance, sampler="ddim")))
+    torch.testing.assert_close(found[1], found[2], rtol=1e-3, atol=1e-3)
+    assert not torch.equal(found[1], found[3]) and not torch.equal(found[0], found[1])
