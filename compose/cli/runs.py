@@ -199,7 +199,7 @@ def _report(run: Run) -> None:
     from compose.run.ledger import render
 
     show(render(run.scores()), "")
-    for judged in ("distortion", "-ELBO"):
+    for judged in ("distortion", "-ELBO to N(0, I)", "-ELBO"):
         if curve := validation_curve(run.metrics(), f"validation {judged}"):
             show(f"validation {judged} over the training  {curve}", "")
     show(*(f"{picture}" for picture in sorted(run.figures.glob("*.png"))))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from compose.core.errors import SpaceError, TrainingError
+from compose.core.gaussians import LOG_2PI
 from compose.core.kinds import Kind
 from compose.core.roles import AS_IT_IS, Density, Drawing, Mode, Stage, from_features, to_features
 from compose.core.spaces import Codes, Space
@@ -64,7 +65,13 @@ class ModelDensity(Density):
         return list(stages._modules.values())
 
     def evaluate_terms(
-        self, x: Tensor, c: Tensor | None = None, mode: Mode = "path", with_prior: bool = True, start: int = 0
+        self,
+        x: Tensor,
+        c: Tensor | None = None,
+        mode: Mode = "path",
+        with_prior: bool = True,
+        start: int = 0,
+        standard: bool = False,
     ) -> Ledger:
         """Every term by name, in nats per example, from the data upward.
 
@@ -75,6 +82,7 @@ class ModelDensity(Density):
                 one; ``one_t`` also lets a diffusion draw a single link.
             with_prior: Whether the prior scores what comes up to it; without its term the rest is no L.
             start: How many stages lie below ``x``, which are left out; their terms are missing from L too.
+            standard: Whether N(0, I) stands in for the prior, as before that is trained.
 
         Raises:
             SpaceError: ``x`` or ``c`` is no batch of its space.
@@ -97,7 +105,9 @@ class ModelDensity(Density):
             edge = above
         if not with_prior:
             return ledger
-        if gaussian is not None:
+        if standard:
+            terms[f"{edge}.log_prior"] = -0.5 * (z.square() + LOG_2PI).flatten(1).sum(1)
+        elif gaussian is not None:
             terms[f"{edge}.log_prior"] = prior.expected_log_prob(gaussian)
         elif prior.splits:
             parts = prior.split(z, self._for_prior(c), mode)

@@ -44,7 +44,7 @@ class Objective(nn.Module):
     #: Steps of the rival before each of its player.
     rival_steps: int = 1
     #: By which of the model's costs on the validation set the best weights are told.
-    judged_by: Literal["-ELBO", "distortion"] = "-ELBO"
+    judged_by: Literal["-ELBO", "distortion", "-ELBO to N(0, I)"] = "-ELBO"
     #: Whether it asks the model for its terms alone, so that those of frozen stages may be taken for granted.
     of_terms: bool = False
     #: Whether its weight follows the player's other objectives: their gradient at ``balanced_at`` by its own.

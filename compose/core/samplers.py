@@ -33,7 +33,9 @@ def sigma(gamma: float) -> float:
     return (1 + math.exp(-gamma)) ** -0.5
 
 
-def ancestral(predict: Predict, z: Tensor, gammas: Sequence[float], eta: float = 1.0) -> Tensor:
+def ancestral(
+    predict: Predict, z: Tensor, gammas: Sequence[float], eta: float = 1.0, wider: Tensor | None = None
+) -> Tensor:
     """Draws from each link; with ``eta`` 1 these are the links of the scored chain, with 0 nothing is drawn (DDIM).
 
     Args:
@@ -41,6 +43,7 @@ def ancestral(predict: Predict, z: Tensor, gammas: Sequence[float], eta: float =
         z: Noise, ``(n, ...)``.
         gammas: From noise to data.
         eta: Share of a link's standard deviation that is drawn.
+        wider: Factors of that standard deviation, by step and number; none where it is that of the posterior.
 
     Source: Ho et al. 2020, arXiv:2006.11239; Song et al. 2020, arXiv:2010.02502.
     """
@@ -50,7 +53,8 @@ def ancestral(predict: Predict, z: Tensor, gammas: Sequence[float], eta: float =
         along = sigma(s) * math.sqrt(1 - eta * eta * share) - kept * sigma(t)
         z = torch.add(z * kept, predict(z, i), alpha=along)
         if eta:
-            z = z.add_(standard_normal(z.shape, z), alpha=eta * sigma(s) * math.sqrt(share))
+            e = standard_normal(z.shape, z)
+            z = z.add_(e if wider is None else e * wider[i], alpha=eta * sigma(s) * math.sqrt(share))
     return z
 
 

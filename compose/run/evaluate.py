@@ -63,6 +63,7 @@ def score(
     rows: int = 2000,
     tick: Tick = lambda done: None,
     mode: Mode = "path",
+    standard: bool = False,
 ) -> Scores:
     """Scores every example with K draws of its latents.
 
@@ -74,6 +75,7 @@ def score(
         rows: About how many rows are evaluated at once; bounds the memory, not the result.
         tick: Told the number of rows done.
         mode: How each draw is scored; what is reported is scored by ``path``.
+        standard: Whether N(0, I) stands in for the prior.
     """
     n, device = len(split), split.x.device
     total = torch.zeros(n, dtype=torch.float64, device=device)
@@ -89,7 +91,9 @@ def score(
             sources = [(random.generator(seed, "evaluation", start, k, device=device), len(x)) for k in draws]
             with random.blocks(sources):
                 many = x.repeat(len(draws), *[1] * (x.dim() - 1))
-                ledger = model.evaluate_terms(many, None if c is None else c.repeat(len(draws)), mode=mode)
+                ledger = model.evaluate_terms(
+                    many, None if c is None else c.repeat(len(draws)), mode=mode, standard=standard
+                )
             for name, value in ledger.terms.items():
                 terms[name] = terms.get(name, 0) + value.double().sum()
             for name, value in ledger.diagnostics.items():
@@ -109,14 +113,16 @@ def _chunks(count: int, size: int) -> Iterator[range]:
         yield range(start, min(start + size, count))
 
 
-def costs(model: ModelDensity, split: Split, seed: int = 0) -> dict[str, float]:
-    """``-ELBO`` and ``distortion`` of a split, one draw an example, in nats: what training selects on.
+def cost_of(model: ModelDensity, split: Split, judged: str, seed: int = 0) -> float:
+    """``-ELBO``, that under N(0, I), or the ``distortion`` of a split, one draw an example, in nats.
 
-    Of a diffusion one link an example: in expectation that is the bound, for as much work as a step of training.
+    It is what training selects on. Of a diffusion one link an example: in expectation that is the bound, for as much
+    work as a step of training.
     """
-    found = score(model, split, 1, seed, mode="one_t" if model.denoises else "path")
+    standard = judged == "-ELBO to N(0, I)"
+    found = score(model, split, 1, seed, mode="one_t" if model.denoises and not standard else "path", standard=standard)
     names = views(found.terms).get("distortion", [])
-    return {"-ELBO": -float(found.elbo.mean()), "distortion": -sum(found.terms[name] for name in names)}
+    return -sum(found.terms[name] for name in names) if judged == "distortion" else -float(found.elbo.mean())
 
 
 def evaluate(

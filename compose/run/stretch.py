@@ -23,7 +23,7 @@ from compose.run.batches import Batches
 from compose.run.budget import Budget
 from compose.run.compiled import compiled, explained
 from compose.run.diagnosis import diagnosis
-from compose.run.evaluate import costs
+from compose.run.evaluate import cost_of
 from compose.run.frozen import Frozen, encoded, frozen_stages
 from compose.run.log import Log
 from compose.run.player import Actor, Rival, part
@@ -247,7 +247,7 @@ class Stretch:
         cost, judged = 0.0, self._judged_by()
         implicit = scored.kind is Kind.NONE
         if not implicit:
-            cost = costs(scored, self.loop.source.validation, self.loop.recipe.evaluate.seed)[judged]
+            cost = cost_of(scored, self.loop.source.validation, judged, self.loop.recipe.evaluate.seed)
         for module, mode in modes.items():
             module.training = mode
         best = self.at["best"]
@@ -265,7 +265,7 @@ class Stretch:
     def _judged_by(self) -> str:
         """Which cost tells the best weights: the bound, unless no objective minds more than the distortion."""
         found = {objective.judged_by for actor in self.actors for _, objective in actor.terms}
-        return "distortion" if found == {"distortion"} else "-ELBO"
+        return found.pop() if len(found) == 1 else "-ELBO"
 
     def _scored_model(self) -> ModelDensity:
         """The averaged weights where a player keeps them, else the trained ones."""

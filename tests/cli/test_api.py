@@ -52,7 +52,14 @@ def test_by_hand():
     x = torch.zeros(2, 1, 8, 8, dtype=torch.long)
     assert built.log_prob(x).shape == (2,)
     assert (built.space, built.kind) == (compose.Codes((1, 8, 8), 17), compose.Kind.WEIGHT)
-    assert [fit.name for fit in compose.fits(recipe, "model.prior")] == ["normal", "mixture", "vamp", "flow", "model"]
+    assert [fit.name for fit in compose.fits(recipe, "model.prior")] == [
+        "normal",
+        "mixture",
+        "vamp",
+        "flow",
+        "diffusion",
+        "model",
+    ]
 
 
 def test_by_hand_with_a_fault():

@@ -85,7 +85,7 @@ def test_a_part_counts_with_its_defaults_even_where_it_stands_with_others():
     """A spline coupling, the default, needs two numbers to split; the flow that is written there does not."""
     tree = _tree({"stages": [{"type": "latent", "dim": 1}], "prior": {"type": "flow", "transform": "maf"}})
     assert check_tree(tree).faults == []
-    assert [fit.name for fit in fits(tree, "model.prior")] == ["normal", "mixture", "vamp", "model"]
+    assert [fit.name for fit in fits(tree, "model.prior")] == ["normal", "mixture", "vamp", "diffusion", "model"]
 
 
 def test_kinds_are_those_of_the_place():
@@ -96,7 +96,14 @@ def test_kinds_are_those_of_the_place():
 
 def test_faults_elsewhere_do_not_count_and_faults_that_arise_elsewhere_do():
     tree = _tree({"stages": [{"type": "latent", "likelihood": "bernoulli"}], "prior": "categorical"})
-    assert [fit.name for fit in fits(tree, "model.prior")] == ["normal", "mixture", "vamp", "flow", "model"]
+    assert [fit.name for fit in fits(tree, "model.prior")] == [
+        "normal",
+        "mixture",
+        "vamp",
+        "flow",
+        "diffusion",
+        "model",
+    ]
     tree = _tree(RECIPES["nested"], train=[{"steps": 3, "trains": ["model.prior.stages.0"]}])
     assert fits(tree, "model.prior") == []
     notes = {fit.name: fit.note for fit in survey(_tree({"stages": ["latent"], "prior": "vamp"}), "model.stages.0")}

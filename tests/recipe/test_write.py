@@ -58,7 +58,7 @@ def test_defaults_are_left_out_unless_asked_for():
     assert to_yaml(recipe) == ("data: digits\nmodel:\n  stages: [latent]\ntrain:\n  - {objective: elbo, steps: 10}\n")
     whole = plain(recipe, full=True)
     assert whole["model"]["prior"] == {"type": "normal", "labels": False}
-    assert whole["evaluate"] == {"samples": 100, "seed": 0}
+    assert whole["evaluate"] == {"samples": 100, "seed": 0, "sampler": None, "steps": None}
     assert "players" not in whole["train"][0]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from annotated_types import Ge, Le, Len, Lt
@@ -73,6 +73,9 @@ class Diffusion(DensityPart):
     log_snr: Annotated[list[float], Len(2, 2)] | None = None
     """Log of signal over noise at the last latent and at the first; by default -5, and for the first so that levels lie
     six standard deviations apart, or of reals 10."""
+    variance: Literal["posterior", "marginal", "learned"] = "posterior"
+    """How widely the model draws ``z_s`` from ``z_t``: as were x known, as were x from N(0, I), or for each number and
+    time between the two. In continuous time they are the same."""
     mixed: bool = False
     """Start at what would be right of data from N(0, I), and learn for each number how far to leave it."""
     context: Annotated[int, Ge(1), Le(4096)] = 16
@@ -114,6 +117,9 @@ class Diffusion(DensityPart):
         if self.prediction == "levels" and not isinstance(slot.space, Codes):
             message = f"{slot.origin} {slot.space}, which has no levels; predict eps, x0 or v."
             yield Misfit(message, key="prediction", swap=False)
+        if self.steps is None and self.variance != "posterior":
+            message = "in continuous time no variance of a link is left to choose."
+            yield Misfit(message, key="variance", swap=False)
         if self.log_snr is not None and not self.log_snr[0] < self.log_snr[1]:
             low, high = self.log_snr
             message = f"the noise would fall with time: log_snr goes from {low:g} at noise to {high:g} at the data."
@@ -184,6 +190,8 @@ class DiffusionDensity(Density):
         low, high = options.ends(space)
         self.schedule: Schedule = SCHEDULES[options.schedule](low, high)
         self.latent = latent(space)
+        self.variance = options.variance
+        self.widening = nn.Linear(TOLD, self.latent.dim) if options.variance == "learned" else None
         self.mix = nn.Parameter(torch.full(self.latent.shape, -3.0)) if options.mixed else None
         # Says where and in which precision it computes.
         self.like: Tensor
@@ -231,10 +239,15 @@ class DiffusionDensity(Density):
         diffusion = torch.zeros_like(prior)
         for t in range(steps, 0, -1):
             s = t - 1
-            noise = (z - kept[t] * y) / scale[t]
-            off = torch.sqrt(torch.expm1(gammas[t] - gammas[s])) * (self._noise(z, gammas[t].expand(len(z)), c) - noise)
+            noise, seen = (z - kept[t] * y) / scale[t], self._noise(z, gammas[t].expand(len(z)), c)
+            off = torch.sqrt(torch.expm1(gammas[t] - gammas[s])) * (seen - noise)
             e = standard_normal(y.shape, y)
-            diffusion = diffusion - (e * off + 0.5 * off * off).flatten(1).sum(1)
+            wider = self._wider(gammas[t : t + 1], gammas[s : s + 1])
+            if wider is None:
+                diffusion = diffusion - (e * off + 0.5 * off * off).flatten(1).sum(1)
+            else:
+                each = (e + off).square() * torch.exp(-wider) - e.square() + wider
+                diffusion = diffusion - 0.5 * each.flatten(1).sum(1)
             share = -torch.expm1(gammas[s] - gammas[t])
             z = kept[s] / kept[t] * (z - scale[t] * share * noise) + scale[s] * share.sqrt() * e
         reconstruction = first_log_prob(x, self.space, z / kept[0], gammas[0])
@@ -243,16 +256,32 @@ class DiffusionDensity(Density):
     def _link(self, y: Tensor, c: Tensor | None, i: Tensor, steps: int) -> Tensor:
         """``-KL(q(z_s | z_t, x) || p(z_s | z_t))`` at a ``z_t`` drawn from ``q(z_t | x)``, of link i of each row."""
         t, s = self.gamma(i / steps), self.gamma((i - 1) / steps)
-        return -0.5 * torch.expm1(t - s) * self._error(y, t, c)
+        missed, wider = over(torch.expm1(t - s), y) * self._error(y, t, c), self._wider(t, s)
+        if wider is not None:
+            missed = (missed + 1) * torch.exp(-wider) - 1 + wider
+        return -0.5 * missed.flatten(1).sum(1)
+
+    def _wider(self, t: Tensor, s: Tensor) -> Tensor | None:
+        """Log of the model's variance over that of ``q(z_s | z_t, x)``, ``(batch, ...)``; none where they are one.
+
+        Source: learned between the two: Nichol and Dhariwal 2021, arXiv:2102.09672.
+        """
+        if self.variance == "posterior":
+            return None
+        most = nn.functional.logsigmoid(t) - nn.functional.logsigmoid(s)
+        most = most.reshape(-1, *[1] * len(self.latent.shape))
+        if self.widening is None:
+            return most
+        return most * torch.sigmoid(self.widening(_told(t))).unflatten(1, self.latent.shape)
 
     def _flowing(self, y: Tensor, c: Tensor | None, k: int, times: int) -> Tensor:
         """What a link costs by its length in time, as that goes to 0: at a random time in the k-th part of all."""
         t = (k + self._time(y)) / times
         if not isinstance(self.schedule, Learned) or not self.training or times > 1:
-            return -0.5 * self.schedule.slope(t) * self._error(y, self.gamma(t), c)
+            return -0.5 * self.schedule.slope(t) * self._error(y, self.gamma(t), c).flatten(1).sum(1)
         shape, rate = self.schedule.shape(t), self.schedule.rate(t)
         gamma, slope = self.schedule.low + self.schedule.range * shape, self.schedule.range * rate
-        cost = 0.5 * slope * self._error(y, gamma, c)
+        cost = 0.5 * slope * self._error(y, gamma, c).flatten(1).sum(1)
         if shape.requires_grad:
             # The bound does not depend on the way between the ends, its variance does: what the way descends on.
             weight = 2 * cost.detach() / cost.detach().mean()
@@ -261,10 +290,10 @@ class DiffusionDensity(Density):
         return -cost
 
     def _error(self, y: Tensor, gamma: Tensor, c: Tensor | None) -> Tensor:
-        """``|eps - eps_hat|^2`` at a latent drawn from ``q(z_t | x)``, ``(batch,)``."""
+        """``(eps - eps_hat)^2`` at a latent drawn from ``q(z_t | x)``, of each number."""
         kept, scale = (over(each, y) for each in alpha_sigma(gamma))
         e = standard_normal(y.shape, y)
-        return (self._noise(kept * y + scale * e, gamma, c) - e).square().flatten(1).sum(1)
+        return (self._noise(kept * y + scale * e, gamma, c) - e).square()
 
     def _time(self, y: Tensor) -> Tensor:
         """A random time for each row; in training they are spread evenly over the batch of all devices."""
@@ -290,7 +319,7 @@ class DiffusionDensity(Density):
         t = self._time(y) if self.steps is None else self._which(y, self.steps) / self.steps
         gamma = self.gamma(t).detach()
         weight = 0.5 if at_most is None else 0.5 * (at_most * gamma.exp()).clamp_max(1.0)
-        return weight * self._error(y, gamma, c)
+        return weight * self._error(y, gamma, c).flatten(1).sum(1)
 
     # --- the network -------------------------------------------------------------------------------------------------
 
@@ -372,7 +401,11 @@ class DiffusionDensity(Density):
             return self._as_noise(came, z, scales[0][i], scales[1][i])
 
         z = standard_normal((n, *self.latent.shape), like)
-        z = SAMPLERS[name](predict, z, numbers, **({} if how.eta is None else {"eta": how.eta}))
+        options: dict[str, Any] = {} if how.eta is None else {"eta": how.eta}
+        if name == "ancestral" and self.variance != "posterior":
+            wider = self._wider(gammas[:-1], gammas[1:])
+            options["wider"] = None if wider is None else torch.exp(0.5 * wider)
+        z = SAMPLERS[name](predict, z, numbers, **options)
         return first_sample(self.space, z / scales[0][-1], gammas[-1])
 
     # --- the same, as a stack ----------------------------------------------------------------------------------------
@@ -402,7 +435,9 @@ class DiffusionDensity(Density):
             def mean(z: Tensor, t: int = t, share: Tensor = share, through: Tensor = through) -> Tensor:
                 return (z - scale[t] * share * self._noise(z, gammas[t].expand(len(z)), None)) / through
 
-            down = Backward(self.latent, mean, scale[s] * share.sqrt(), self.net)
+            spread, wider = scale[s] * share.sqrt(), self._wider(gammas[t : t + 1], gammas[s : s + 1])
+            spread = spread if wider is None else spread * torch.exp(0.5 * wider[0])
+            down = Backward(self.latent, mean, spread, self.net)
             stages.append(LinkStage(self.latent, self.latent, Forward(self.latent, through, added), down))
         return ModelDensity(self.space, stages, Standard(self.latent, self.like), Kind.WEIGHT)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from compose.core.declare import Misfit, ObjectivePart, Slot
 from compose.core.kinds import Kind
 from compose.core.objective import Loss, Objective, penalised
 from compose.core.roles import Mode, promised, stages_of
+from compose.core.spaces import Real, Space
 from compose.core.terms import total, views
 
 
@@ -31,6 +32,9 @@ class ELBO(ObjectivePart):
     """How terms are taken in training: ``one_t`` uses closed forms where there are any and one link of a diffusion,
     ``kl`` all its links, ``path`` draws everything."""
 
+    prior: Literal["own", "normal"] = "own"
+    """What is paid for the last latent: by the model's prior, or by N(0, I) as long as that is not trained."""
+
     def misfits(self, slot: Slot) -> Iterator[Misfit]:
         """The model has a likelihood; and what acts on rates finds one."""
         if promised(slot) is Kind.NONE:
@@ -40,9 +44,20 @@ class ELBO(ObjectivePart):
             if not sampled and getattr(self, key) != ELBO.model_fields[key].default:
                 yield Misfit(f"'{key}' weighs a rate, and this model draws no latent.", key=key, swap=False)
 
+        if self.prior == "normal" and not isinstance(space := _top(slot), Real):
+            message = f"N(0, I) is of reals, and what comes up to the prior is {space}."
+            yield Misfit(message, key="prior", swap=False)
+
     def make(self, slot: Slot, children: Mapping[str, nn.Module]) -> nn.Module:
         """The objective."""
         return ELBOObjective(self)
+
+
+def _top(slot: Slot) -> Space:
+    """The space that the model's prior closes."""
+    for stage, place in reversed(stages_of(slot)):
+        return stage.above(place.space)
+    return slot.space
 
 
 class ELBOObjective(Objective):
@@ -57,11 +72,13 @@ class ELBOObjective(Objective):
     def __init__(self, options: ELBO) -> None:
         super().__init__()
         self.options = options
+        self.judged_by = "-ELBO to N(0, I)" if options.prior == "normal" else "-ELBO"
         self.plain = options.beta == 1 and not options.warmup and not options.free_bits
 
     def forward(self, model: Any, x: Tensor, c: Tensor | None, step: int) -> Loss:
         """``-L``, or its weighted form, averaged over the batch."""
-        ledger = model(x, c, call="evaluate_terms", mode=self.options.mode)
+        standard = {"standard": True} if self.options.prior == "normal" else {}
+        ledger = model(x, c, call="evaluate_terms", mode=self.options.mode, **standard)
         if self.plain:
             # Divided by -n rather than averaged and negated: one operation less on the way back.
             return Loss(penalised(total(ledger.terms).sum() / -x.shape[0], ledger), ledger)
