@@ -312,8 +312,9 @@ def test_mixed_starts_at_what_is_right_of_a_standard_normal():
         with tape.record():
             ledger = density.as_chain().evaluate_terms(x)
         above = [value for name, value in ledger.terms.items() if name not in ("x.log_likelihood", "z1.minus_log_q")]
-        stage = density.as_chain().stages[0]
-        z = stage.up(x)[0].gaussian(stage.up(x)[1])
+        stage = density.as_chain().stack[0]
+        assert isinstance(stage, LinkStage)
+        z = stage.q.gaussian(stage.up(x)[1])
         first = z.loc + z.scale * tape.draws[0][1]
     torch.testing.assert_close(sum(above), Standard(Real((3,)), first).log_prob(first), rtol=1e-9, atol=1e-9)
 

@@ -84,6 +84,10 @@ def evaluate(
     steps: Annotated[
         int | None, typer.Option("--steps", help="Of a diffusion: in how many steps; the recipe's.")
     ] = None,
+    links: Annotated[
+        list[int] | None,
+        typer.Option("--links", metavar="T", help="Of a diffusion: score it as a chain of T links; to be repeated."),
+    ] = None,
     quiet: Quiet = False,
     plugin: Plugins = None,
 ) -> None:
@@ -94,14 +98,37 @@ def evaluate(
       compose evaluate runs/vae_flow_prior
       compose evaluate runs/vae_flow_prior --samples 500
       compose evaluate runs/diffusion --sampler dpm_solver_pp --steps 20
+      compose evaluate runs/diffusion --links 8 --links 16 --links 32 --links 64 --links 128
     """
     from compose.core.roles import Drawing
+    from compose.run.directory import Run
     from compose.run.evaluate import evaluate as score
     from compose.run.ledger import render
 
+    if links:
+        _dial(Run(run), tuple(links), (split or ["test"])[0], samples or 1, device, quiet)
+        return
     splits = tuple(split) if split else ("validation", "test")
     Drawing(sampler=sampler, steps=steps)  # refuses what there is not
     show(render(score(run, samples, splits, device, progress=not quiet, sampler=sampler, steps=steps)))  # type: ignore[arg-type]
+
+
+def _dial(run: Run, links: tuple[int, ...], split: str, samples: int, device: str, quiet: bool) -> None:
+    from rich.table import Table
+
+    from compose.run.dial import dial, save_dial
+
+    found = dial(run, links, split, samples, device, progress=not quiet)
+    table = Table(title=f"{split}, nats per example; one network as chains of T links", title_justify="left")
+    for name in ("T", "-ELBO", "standard error", "rise", "standard error"):
+        table.add_column(name, justify="right")
+    for record in found:
+        rise = [f"{record[key]:+.2f}" if key == "rise" else f"{record[key]:.2f}" for key in _RISE if key in record]
+        table.add_row(str(record["links"]), f"{record['-ELBO']:.2f}", f"{record['standard_error']:.2f}", *rise)
+    show(table, str(save_dial(found, run.figures / "links.png")))
+
+
+_RISE = ("rise", "rise_error")
 
 
 def sample(
