@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -386,6 +386,11 @@ class DiffusionDensity(Density):
             )
         if how.eta is not None and name != "ddim":
             raise SpaceError(f"eta is the share of noise of 'ddim', and the sampler is '{name}'.")
+        # A graph of all steps would take the compiler minutes.
+        walk: Callable[..., Tensor] = torch.compiler.disable(self._walk)
+        return walk(n, c, how, name, steps)
+
+    def _walk(self, n: int, c: Tensor | None, how: Drawing, name: str, steps: int) -> Tensor:
         like = self.like
         gammas = self.gamma(torch.arange(steps, -1, -1, dtype=like.dtype, device=like.device) / steps)
         told, numbers = _told(gammas), gammas.tolist()
