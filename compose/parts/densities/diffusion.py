@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -387,7 +387,7 @@ class DiffusionDensity(Density):
         if how.eta is not None and name != "ddim":
             raise SpaceError(f"eta is the share of noise of 'ddim', and the sampler is '{name}'.")
         # A graph of all steps would take the compiler minutes.
-        walk: Callable[..., Tensor] = torch.compiler.disable(self._walk)
+        walk: Any = torch.compiler.disable(self._walk)
         return walk(n, c, how, name, steps)
 
     def _walk(self, n: int, c: Tensor | None, how: Drawing, name: str, steps: int) -> Tensor:
