@@ -124,11 +124,10 @@ def _notes(scores: Mapping[str, Any]) -> list[str]:
             used = f"{record['used']} of {record['codes']} codes used"
             lines.append(f"{record['edge']}: {used}, as varied as {record['perplexity']:.0f} used alike (perplexity)")
         else:
-            active = f"{record['edge']}: {record['active']} of {record['units']} units active"
+            lines.append(f"{record['edge']}: {record['active']} of {record['units']} units active")
             if (most := record.get("ceiling")) is not None:
-                active += f"; KL(q({record['edge']}) || N(0, I)) between {most[0]:.2f} and {most[1]:.2f} nats"
-                active += ", the most that another prior gains over N(0, I)"
-            lines.append(active)
+                between = f"KL(q({record['edge']}) || N(0, I)) between {most[0]:.2f} and {most[1]:.2f} nats"
+                lines.append(f"  {between}: the most that another prior gains over N(0, I)")
         if "warning" in record:
             lines.append(f"WARNING  {record['warning']}")
     return lines
