@@ -260,8 +260,11 @@ class ObjectivePart(Part):
     role: ClassVar[str] = "objective"
     #: Whether it trains one side of an edge only, what comes up to it or what comes down.
     one_sided: ClassVar[bool] = False
-    #: Whether it trains the prior alone.
-    of_prior: ClassVar[bool] = False
+
+    @property
+    def reaches(self) -> tuple[str, ...]:
+        """Which of the model's parts a gradient comes to."""
+        return "stages", "prior"
 
 
 class DataPart(Part):

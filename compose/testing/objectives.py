@@ -47,11 +47,11 @@ class ObjectiveSubject(Subject):
         assert isinstance(self.part, ObjectivePart)
         return self.part.one_sided
 
-    @property
-    def of_prior(self) -> bool:
-        """Whether the objective trains the prior alone."""
+    def reached(self, model: Any) -> dict[str, torch.nn.Parameter]:
+        """The parameters that a gradient comes to, by name."""
         assert isinstance(self.part, ObjectivePart)
-        return self.part.of_prior
+        parts = ("stages",) if self.one_sided else self.part.reaches
+        return {name: value for name, value in model.named_parameters() if name.split(".")[0] in parts}
 
     def built(self, seed: int = 0) -> Any:
         """The model with shaken weights, in float64; calmly shaken where what comes down might saturate."""
@@ -112,10 +112,11 @@ def gradient_reaches_the_model(subject: ObjectiveSubject) -> bool:
     reached: dict[str, bool] = {}
     for seed in range(5):  # one set of shaken weights can cut a part off
         model = subject.built(seed)
-        if not list(model.stages.parameters() if subject.one_sided else model.parameters()):
+        found = subject.reached(model)
+        if not found:
             return False
         subject.loss(model, 10**6).value.backward()
-        for name, parameter in (model.prior if subject.of_prior else model).named_parameters():
+        for name, parameter in found.items():
             gradient = torch.zeros(()) if parameter.grad is None else parameter.grad
             reached[name] = reached.get(name, False) or bool((gradient != 0).any())
             require(bool(gradient.isfinite().all()), f"the gradient of model.{name} is not finite")

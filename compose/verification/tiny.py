@@ -193,8 +193,9 @@ class Tiny:
         """How many numbers are drawn to score a row."""
         if not self.scored:
             return 0
-        model, x = self.model, self.items[:1]
-        return sum(NoiseOf.found(lambda some: model.log_prob(some, self.label(len(some))), x).sizes)
+        # However far it is shaken, which takes many draws to find.
+        model, x = self.build(self.shaken), self.items[:1]
+        return sum(NoiseOf.found(lambda some: model.log_prob(some, self._label(model, len(some))), x).sizes)
 
     @property
     def countable(self) -> bool:

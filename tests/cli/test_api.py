@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import subprocess
 import sys
-from statistics import median
 from time import perf_counter
 
 import pytest
@@ -25,8 +24,9 @@ def test_importing_brings_no_torch_and_is_quick():
     subprocess.run(
         [sys.executable, "-c", f"import sys, compose; assert not set(sys.modules) & {set(heavy)}"], check=True
     )
-    pairs = [(_seconds("pass"), _seconds("import compose")) for _ in range(7)]
-    assert median(after - before for before, after in pairs) < 0.05
+    # The least of each: what other processes take of the machine only adds.
+    plain, imported = ([_seconds(code) for _ in range(7)] for code in ("pass", "import compose"))
+    assert min(imported) - min(plain) < 0.05
 
 
 def test_every_public_name_is_there_and_only_once():

@@ -122,7 +122,7 @@ def test_a_vae_gan_still_reports_a_bound(recipe, go, tmp_path):
 def test_beside_a_critic_the_last_weights_are_kept(recipe, go, tmp_path, monkeypatch):
     """The bound rises from look to look; a training that selects by it would keep the first."""
     rising = iter(range(100))
-    monkeypatch.setattr(stretch, "costs", lambda *_: {"-ELBO": float(next(rising))})
+    monkeypatch.setattr(stretch, "cost_of", lambda *_: float(next(rising)))
     run = go(vae_gan(recipe), tmp_path / "run")
     last, kept = load_file(run.path / "last.safetensors"), load_file(run.path / "model.safetensors")
     assert all(torch.equal(last[f"model/{name}"], value) for name, value in kept.items())

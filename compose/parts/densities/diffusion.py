@@ -36,8 +36,8 @@ from compose.core.spaces import Codes, Real, Space
 
 #: Numbers that tell a network the time.
 TOLD = 32
-#: Times at which an example is scored where time is continuous.
-TIMES = 32
+#: Steps that draw a sample, for each time at which an example is scored, where time is continuous.
+STEPS = 8
 #: Waves of a number that a network sees beside it where it stands for one of many levels: their lengths, in levels.
 WAVES = (1.0, 2.0)
 #: At noise, ``gamma`` of the last latent; at the data, where these are reals.
@@ -63,6 +63,8 @@ class Diffusion(DensityPart):
 
     steps: Annotated[int, Ge(1), Le(10_000)] | None = 64
     """T, how many links stand above the first; none for continuous time."""
+    times: Annotated[int, Ge(1), Le(10_000)] = 32
+    """In continuous time: at how many random times an example is scored; a sample takes eight steps for each."""
     net: part_field("net") = "resmlp"  # type: ignore[valid-type]
     """Sees ``z_t``, the time and what conditions; gives as many numbers as a datum has."""
     prediction: Prediction = "eps"
@@ -186,7 +188,8 @@ class DiffusionDensity(Density):
         self, space: Space, condition: Space | None, net: nn.Module, options: Diffusion, steered: bool, kind: Kind
     ) -> None:
         super().__init__(space, condition, kind)
-        self.net, self.steps, self.prediction, self.steered = net, options.steps, options.prediction, steered
+        self.net, self.prediction, self.steered = net, options.prediction, steered
+        self.steps, self.times = options.steps, options.times
         low, high = options.ends(space)
         self.schedule: Schedule = SCHEDULES[options.schedule](low, high)
         self.latent = latent(space)
@@ -210,7 +213,7 @@ class DiffusionDensity(Density):
         if mode == "path" and self.steps is not None:
             return self._path(x, y, c, self.steps)
         if self.steps is None:
-            times = 1 if mode == "one_t" else TIMES
+            times = 1 if mode == "one_t" else self.times
             parts = [self._flowing(y, c, k, times) for k in range(times)]
             diffusion = torch.stack(parts).mean(0)
         elif mode == "one_t":
@@ -367,7 +370,7 @@ class DiffusionDensity(Density):
     # --- samples -----------------------------------------------------------------------------------------------------
 
     def sample(self, n: int, c: Tensor | None = None) -> Tensor:
-        """Draws from every link; in continuous time from as many as there are in ``TIMES`` times 8."""
+        """Draws from every link; in continuous time from as many as ``STEPS`` for each of ``times``."""
         return self.sample_as(n, c, AS_IT_IS)
 
     @torch.no_grad()
@@ -378,7 +381,7 @@ class DiffusionDensity(Density):
             SpaceError: more ancestral steps than there are links; or what only codes drawn one by one can be.
         """
         how.refuse("temperature", "top_k", "top_p", "known", by="a diffusion")
-        name, steps = how.sampler or "ancestral", how.steps or self.steps or 8 * TIMES
+        name, steps = how.sampler or "ancestral", how.steps or self.steps or STEPS * self.times
         if name == "ancestral" and self.steps is not None and steps > self.steps:
             raise SpaceError(
                 f"{steps} ancestral steps were asked for, and this chain has {self.steps} links; wanted as many at "

@@ -23,7 +23,6 @@ class Denoising(ObjectivePart):
 
     type: ClassVar[str] = "denoising"
     source: ClassVar[str] = "simple: Ho et al. 2020, arXiv:2006.11239; min_snr: Hang et al. 2023, arXiv:2303.09556"
-    of_prior: ClassVar[bool] = True
 
     weighting: Literal["simple", "min_snr"] = "simple"
     """All noise alike, or as what is missed of the data, with no time counting for more than ``at_most``."""
@@ -37,6 +36,11 @@ class Denoising(ObjectivePart):
             yield Misfit(f"'{self.type}' goes up to the prior, and of this implicit model no way leads up.")
         elif not slot.model.denoises:
             yield Misfit(f"'{self.type}' trains a diffusion prior, and this model has none.")
+
+    @property
+    def reaches(self) -> tuple[str, ...]:
+        """The prior alone."""
+        return ("prior",)
 
     def make(self, slot: Slot, children: Mapping[str, nn.Module]) -> nn.Module:
         """The objective."""

@@ -43,10 +43,16 @@ class ELBO(ObjectivePart):
         for key in ("beta", "warmup", "free_bits"):
             if not sampled and getattr(self, key) != ELBO.model_fields[key].default:
                 yield Misfit(f"'{key}' weighs a rate, and this model draws no latent.", key=key, swap=False)
-
-        if self.prior == "normal" and not isinstance(space := _top(slot), Real):
+        if self.prior == "normal" and not stages_of(slot):
+            yield Misfit("N(0, I) in its prior's place leaves a model without stages nothing to train.", key="prior")
+        elif self.prior == "normal" and not isinstance(space := _top(slot), Real):
             message = f"N(0, I) is of reals, and what comes up to the prior is {space}."
             yield Misfit(message, key="prior", swap=False)
+
+    @property
+    def reaches(self) -> tuple[str, ...]:
+        """All, or what stands below a prior that is left alone."""
+        return ("stages",) if self.prior == "normal" else super().reaches
 
     def make(self, slot: Slot, children: Mapping[str, nn.Module]) -> nn.Module:
         """The objective."""
