@@ -32,6 +32,8 @@ from compose.run.measures import measures
 from compose.run.progress import counting
 
 BLOCK = 100
+#: Numbers of all rows together that are scored at once, at most: memory goes with them.
+NUMBERS = 2_000_000
 Tick = Callable[[int], None]
 
 
@@ -82,13 +84,21 @@ def score(
     log_sum = torch.full((n,), -math.inf, dtype=torch.float64, device=device)
     terms: dict[str, Tensor] = {}
     within: dict[str, Tensor] = {}
-    for start in range(0, n, BLOCK):
-        x = split.x[start : start + BLOCK]
-        c = None if split.y is None else split.y[start : start + BLOCK]
+    # Few draws of each example leave room for several blocks beside each other.
+    rows = min(rows, max(BLOCK, NUMBERS // model.space.dim))
+    step = BLOCK * max(1, rows // (BLOCK * samples))
+    for start in range(0, n, step):
+        x = split.x[start : start + step]
+        c = None if split.y is None else split.y[start : start + step]
         here = slice(start, start + len(x))
         for draws in _chunks(samples, max(1, rows // len(x))):
-            # Blocks of one example are repeated block-wise, so that row i of each draw is example i.
-            sources = [(random.generator(seed, "evaluation", start, k, device=device), len(x)) for k in draws]
+            # All examples are repeated draw by draw, so that row i of each draw is example i.
+            blocks = range(start, here.stop, BLOCK)
+            sources = [
+                (random.generator(seed, "evaluation", at, k, device=device), min(BLOCK, here.stop - at))
+                for k in draws
+                for at in blocks
+            ]
             with random.blocks(sources):
                 many = x.repeat(len(draws), *[1] * (x.dim() - 1))
                 ledger = model.evaluate_terms(

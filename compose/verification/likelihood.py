@@ -93,10 +93,12 @@ def closed_forms(tiny: Tiny) -> Iterator[Finding]:
         yield unchecked("E L in mode kl, against mode path", IMPLICIT)
     if not 0 < tiny.noise <= 2:
         return
+    # Made before draws are recorded.
+    model, x = tiny.model, tiny.items
     tape, found = Tape(), []
     for mode in MODES:
         with torch.no_grad(), tape.run():
-            found.append(tiny.score(tiny.items, mode))
+            found.append(model.log_prob(x, tiny.label(len(x)), mode))
     if torch.equal(*found):
         return  # no term has a closed form
     closed = expectation(partial(tiny.score, mode="kl"), tiny.items)

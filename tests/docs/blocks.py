@@ -130,7 +130,7 @@ class Reader:
 
     def _command(self, block: Block, command: list[str], quoted: list[str]) -> None:
         if command[:2] == ["compose", "train"] and "steps" in block.hints and "--resume" not in command:
-            command = [*command, f"train.0.steps={block.hints['steps']}", "evaluate.samples=5"]
+            command = [*command, f"train.0.steps={block.hints['steps']}", "evaluate.samples=2"]
         code, output = run_compose(command[1:]) if command[0] == "compose" else run_shell(command, self.folder)
         assert (code != 0) == ("fails" in block.hints), f"{block}: {shlex.join(command)} ended with {code}:\n{output}"
         assert quoted or "fails" not in block.hints, f"{block}: a command that fails, and not what it says"

@@ -19,7 +19,14 @@ def test_every_recipe_has_a_golden_curve():
 
 
 #: Twenty steps of these take ten seconds and more.
-LONG = {"fashion/flow", "fashion/conv_ladder", "fashion/vqvae", "fashion/vqgan", "vqgan_photographs"}
+LONG = {
+    "fashion/flow",
+    "fashion/conv_ladder",
+    "fashion/diffusion",
+    "fashion/vqvae",
+    "fashion/vqgan",
+    "vqgan_photographs",
+}
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 #: Sampling takes a step of a network for each code, all in one graph, and the compiler a minute; or many layers.
 LONG = {
     *("ar_pixels", "pixelvae", "vqgan_photographs", "fashion/vqvae", "fashion/vqgan"),
-    *("flow", "flow_augmented", "fashion/flow", "fashion/conv_ladder"),
+    *("flow", "flow_augmented", "fashion/flow", "fashion/conv_ladder", "fashion/diffusion"),
 }
 
 
