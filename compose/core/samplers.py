@@ -34,7 +34,7 @@ def sigma(gamma: float) -> float:
 
 
 def ancestral(
-    predict: Predict, z: Tensor, gammas: Sequence[float], eta: float = 1.0, wider: Tensor | None = None
+    predict: Predict, z: Tensor, gammas: Sequence[float], eta: float = 1.0, wider: Sequence[Tensor] | None = None
 ) -> Tensor:
     """Draws from each link; with ``eta`` 1 these are the links of the scored chain, with 0 nothing is drawn (DDIM).
 
@@ -43,7 +43,7 @@ def ancestral(
         z: Noise, ``(n, ...)``.
         gammas: From noise to data.
         eta: Share of a link's standard deviation that is drawn.
-        wider: Factors of that standard deviation, by step and number; none where it is that of the posterior.
+        wider: Factors of that standard deviation, for each step by number; none where it is that of the posterior.
 
     Source: Ho et al. 2020, arXiv:2006.11239; Song et al. 2020, arXiv:2010.02502.
     """
@@ -53,8 +53,8 @@ def ancestral(
         along = sigma(s) * math.sqrt(1 - eta * eta * share) - kept * sigma(t)
         z = torch.add(z * kept, predict(z, i), alpha=along)
         if eta:
-            e = standard_normal(z.shape, z)
-            z = z.add_(e if wider is None else e * wider[i], alpha=eta * sigma(s) * math.sqrt(share))
+            e, spread = standard_normal(z.shape, z), eta * sigma(s) * math.sqrt(share)
+            z = z.add_(e, alpha=spread) if wider is None else z.addcmul_(e, wider[i], value=spread)
     return z
 
 

@@ -19,6 +19,7 @@ BIJECTION = "model.stages={type: bijection, transform: affine_coupling}"
 PIXEL_FLOW = "model.stages=[dequantize, {type: bijection, transform: affine_coupling, layers: 2}]"
 CODED = ("model.stages.0.likelihood=categorical", "model.stages.0.decoder.activation=silu")
 ROTARY = "{stages: [], prior: {type: autoregressive, positions: rotary}}"
+THIN = "model.prior.net={type: resmlp, width: 16, blocks: 1}"
 #: Recipes by nickname: a shipped one and the changes to it.
 RECIPES: dict[str, tuple[str, ...]] = {
     "vae": ("vae",),
@@ -65,6 +66,12 @@ RECIPES: dict[str, tuple[str, ...]] = {
     "sign codes": ("vqvae", "model.stages.0.quantizer=lfq", *CODED),
     "masked binary pixels": ("fashion/vae", "model={stages: [], prior: {type: masked}}", "train.0.objective.warmup=0"),
     "masked grey pixels": ("fashion/flow", "model={stages: [], prior: {type: masked}}"),
+    "diffusion": ("diffusion", THIN),
+    "plain diffusion": ("diffusion", THIN, "model.prior.variance=posterior"),
+    "cosine diffusion": ("diffusion", THIN, "model.prior.variance=posterior", "model.prior.schedule=cosine"),
+    "diffusion of x": ("diffusion", THIN, "model.prior.variance=posterior", "model.prior.prediction=x0"),
+    "latent diffusion": ("latent_diffusion",),
+    "toy diffusion": ("diffusion_toy",),
     "pixelvae": ("vae", "model.stages.0.likelihood=autoregressive"),
     "convolved pixelvae": ("vae", "model.stages.0.likelihood={type: autoregressive, network: causal_conv}"),
     "rotary pixels": ("vae", f"model={ROTARY}", "train.0.objective=maximum_likelihood"),
@@ -368,6 +375,30 @@ FAULTS = (
         "return -(each * masked).sum(1)",
         "total mass",
         ("masked pixels", "masked binary pixels", "masked grey pixels"),
+    ),
+    Fault(
+        "the last latent of a diffusion is not paid for",
+        PARTS + "densities.diffusion",
+        "prior = (0.5 * (e * e - z * z) + scale[-1].log()).flatten(1).sum(1)",
+        "prior = 0 * (0.5 * (e * e - z * z) + scale[-1].log()).flatten(1).sum(1)",
+        "total mass",
+        ("diffusion", "plain diffusion", "cosine diffusion"),
+    ),
+    Fault(
+        "a link of a diffusion costs half",
+        PARTS + "densities.diffusion",
+        "(e * off + 0.5 * off * off)",
+        "(e * off + 0.25 * off * off)",
+        "total mass",
+        ("plain diffusion", "cosine diffusion", "diffusion of x"),
+    ),
+    Fault(
+        "a link of the chain scored without its scale",
+        "compose.core.links",
+        "- scale.log() - 0.5 * LOG_2PI",
+        "- 0 * scale.log() - 0.5 * LOG_2PI",
+        "pyro",
+        ("diffusion", "latent diffusion", "toy diffusion"),
     ),
 )
 RECIPES["fashion flow prior"] = ("fashion/vae", MAF)

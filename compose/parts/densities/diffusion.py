@@ -329,7 +329,7 @@ class DiffusionDensity(Density):
     def _noise(self, z: Tensor, gamma: Tensor, c: Tensor | None) -> Tensor:
         """The noise that is seen in ``z``."""
         kept, scale = (over(each, z) for each in alpha_sigma(gamma))
-        return self._as_noise(self._seen(z, _told(gamma), c), z, kept, scale)
+        return self._as_noise(self._seen(z, _told(gamma), c), z, kept, scale, self._mixing())
 
     def _seen(self, z: Tensor, told: Tensor, c: Tensor | None) -> Tensor:
         """What the network gives, of the latent, its waves, the condition and the time."""
@@ -346,14 +346,21 @@ class DiffusionDensity(Density):
                 angle = (math.pi * (self.space.size - 1) / length) * z
                 yield from (angle.sin(), angle.cos())
 
-    def _as_noise(self, came: Tensor, z: Tensor, kept: Tensor | float, scale: Tensor | float) -> Tensor:
+    def _mixing(self) -> Tensor | None:
+        """How far each number leaves what would be right of N(0, I); none where it begins elsewhere."""
+        return None if self.mix is None else torch.sigmoid(self.mix)
+
+    def _as_noise(
+        self, came: Tensor, z: Tensor, kept: Tensor | float, scale: Tensor | float, mixing: Tensor | None
+    ) -> Tensor:
+        """The noise, by what the network gave of it, of the data or of both."""
         if self.prediction == "levels":
             came = self._mean_level(came, z, kept, scale)
         if self.prediction in ("x0", "levels"):
             came = (z - kept * came) / scale
         elif self.prediction == "v":
             came = kept * came + scale * z
-        return came if self.mix is None else torch.lerp(scale * z, came, torch.sigmoid(self.mix))
+        return came if mixing is None else torch.lerp(scale * z, came, mixing)
 
     def _mean_level(self, came: Tensor, z: Tensor, kept: Tensor | float, scale: Tensor | float) -> Tensor:
         """The mean of x given what the network says of each level without ``z`` at its place, and given that."""
@@ -396,23 +403,26 @@ class DiffusionDensity(Density):
     def _walk(self, n: int, c: Tensor | None, how: Drawing, name: str, steps: int) -> Tensor:
         like = self.like
         gammas = self.gamma(torch.arange(steps, -1, -1, dtype=like.dtype, device=like.device) / steps)
-        told, numbers = _told(gammas), gammas.tolist()
+        numbers, rows = gammas.tolist(), n * how.passes
+        # All that does not depend on z is made once.
+        told = _told(gammas)[:, None].expand(-1, rows, -1).unbind()
+        mixing = self._mixing()
         scales = [[float(each) for each in row] for row in alpha_sigma(gammas)]
         conditions, twice = how.conditions(c), how.passes == 2
 
         def predict(z: Tensor, i: int) -> Tensor:
             many = torch.cat([z, z]) if twice else z
-            came = self._seen(many, told[i].expand(len(many), -1), conditions)
+            came = self._seen(many, told[i], conditions)
             if twice:
                 given, without = came.chunk(2)
                 came = torch.lerp(without, given, how.guidance)
-            return self._as_noise(came, z, scales[0][i], scales[1][i])
+            return self._as_noise(came, z, scales[0][i], scales[1][i], mixing)
 
         z = standard_normal((n, *self.latent.shape), like)
         options: dict[str, Any] = {} if how.eta is None else {"eta": how.eta}
         if name == "ancestral" and self.variance != "posterior":
             wider = self._wider(gammas[:-1], gammas[1:])
-            options["wider"] = None if wider is None else torch.exp(0.5 * wider)
+            options["wider"] = None if wider is None else torch.exp(0.5 * wider).unbind()
         z = SAMPLERS[name](predict, z, numbers, **options)
         return first_sample(self.space, z / scales[0][-1], gammas[-1])
 

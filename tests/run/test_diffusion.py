@@ -1,0 +1,122 @@
+"""Runs of diffusion: any number of links, an autoencoder whose prior comes later, and what a prior could gain."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from compose.core import random
+from compose.core.errors import RecipeError, RunError, SpaceError
+from compose.core.gaussians import LOG_2PI
+from compose.core.roles import Drawing
+from compose.recipe.build import build
+from compose.recipe.check import load_recipe
+from compose.run.dial import dial, save_dial
+from compose.run.directory import Run
+from compose.run.evaluate import score
+from compose.run.health import ceiling
+from compose.run.sample import sample
+
+DIFFUSION = {"type": "diffusion", "steps": 4, "net": {"type": "resmlp", "width": 16, "blocks": 1}}
+FROZEN = ["model.stages.0.dim=3", "model.prior.steps=4", "model.prior.net.width=16", "evaluate.samples=2"]
+
+
+@pytest.fixture(scope="module")
+def diffused(recipe, go, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A VAE whose prior is a diffusion of four links."""
+    return go(recipe(prior=DIFFUSION), tmp_path_factory.mktemp("diffused") / "run")
+
+
+def test_the_dial_scores_as_its_own_number_of_links_does(diffused: Run, tmp_path: Path):
+    found = dial(diffused, (2, 4, 8), "validation")
+    assert [record["links"] for record in found] == [2, 4, 8]
+    own = score(diffused.model(), diffused.recipe.data.load().validation, 1)
+    assert found[1]["-ELBO"] == pytest.approx(-float(own.elbo.mean()), rel=1e-6)
+    assert "rise" not in found[0]
+    assert found[2]["rise"] == pytest.approx(found[2]["-ELBO"] - found[1]["-ELBO"], rel=1e-5)
+    assert all(record["standard_error"] > 0 for record in found)
+    assert save_dial(found, tmp_path / "links.png").stat().st_size > 1000
+
+
+def test_no_link_is_no_chain(diffused: Run):
+    with pytest.raises(RunError, match="0 links were asked for; wanted 1 at least"):
+        dial(diffused, (8, 0))
+
+
+def test_without_a_diffusion_there_is_nothing_to_turn(trained: Run):
+    with pytest.raises(RunError, match="no diffusion prior of some number of links"):
+        dial(trained)
+
+
+@pytest.mark.parametrize("name", ["ddim", "dpm_solver_pp", "heun", "ancestral"])
+def test_a_run_is_sampled_in_few_steps(diffused: Run, name: str):
+    how = Drawing(sampler=name, steps=3)
+    x = sample(diffused, 10, how=how)
+    assert torch.equal(x, sample(diffused, 10, how=how))
+    assert not torch.equal(x, sample(diffused, 10, how=Drawing(sampler=name, steps=2)))
+
+
+def test_a_chain_is_not_drawn_in_more_steps_than_it_has_links(diffused: Run):
+    with pytest.raises(SpaceError, match="5 ancestral steps were asked for, and this chain has 4 links"):
+        sample(diffused, 1, how=Drawing(sampler="ancestral", steps=5))
+
+
+def test_a_frozen_prior_is_trained_after_its_autoencoder(go, tmp_path: Path):
+    """The first phase leaves the prior as it was, and pays N(0, I); the second leaves the autoencoder."""
+    recipe = load_recipe("latent_diffusion", FROZEN)
+    short = [phase.model_copy(update={"steps": 5, "validate_every": 5}) for phase in recipe.train]
+    only = go(recipe.model_copy(update={"train": short[:1]}), tmp_path / "first").model().state_dict()
+    both = go(recipe.model_copy(update={"train": short}), tmp_path / "both").model().state_dict()
+    fresh = build(recipe).state_dict()
+    stage = [name for name in only if name.startswith("stages.0.") and only[name].dim() > 1]
+    prior = [name for name in only if name.startswith("prior.net.") and only[name].dim() > 1]
+    assert stage and all(torch.equal(only[name], both[name]) for name in stage)
+    assert prior and all(torch.equal(only[name], fresh[name]) for name in prior)
+    assert any(not torch.equal(only[name], both[name]) for name in prior)
+
+
+def _with_one_posterior(recipe: Any, prior: Any) -> Any:
+    """A model whose q(z | x) is the same for each x, so that q(z) is that Gaussian."""
+    with random.region(0, "test"):
+        model: Any = build(recipe(prior=prior)).eval()
+    last = [module for module in model.stages[0].encoder.modules() if isinstance(module, torch.nn.Linear)][-1]
+    with torch.no_grad():
+        last.weight.zero_()
+        last.bias.copy_(torch.tensor([1.0, -0.5, 0.3, 2.0, -0.4, 0.2, 0.0, -1.0]))
+    return model
+
+
+def test_the_ceiling_of_one_gaussian_is_its_kl(recipe):
+    made = recipe()
+    source, model = made.data.load(), _with_one_posterior(recipe, "normal")
+    x = source.validation.x
+    gaussian = model.stages[0].up(x)[0].gaussian(model.stages[0].up(x)[1])
+    loc, log_scale = (each[0].detach().double() for each in gaussian)
+    kl = float(0.5 * (loc.square() + (2 * log_scale).exp() - 1 - 2 * log_scale).sum())
+    with random.region(0, "test"):
+        low, high = ceiling(model, source) or (0.0, 0.0)
+    assert low == pytest.approx(high, abs=1e-5)
+    assert low == pytest.approx(kl, abs=6 * float(loc.norm()) / len(x) ** 0.5)
+
+
+def test_what_a_prior_gains_can_be_gained(recipe):
+    """Of many posteriors apart the mixture tells nothing from below; the prior itself does."""
+    made = recipe(prior="mixture")
+    source, model = made.data.load(), build(made).eval()
+    x = source.validation.x
+    with random.region(0, "test"):
+        found = ceiling(model, source)
+        with torch.no_grad():
+            z = model.encode(x, None, 1)
+            gain = model.prior.log_prob(z) + 0.5 * (z.square() + LOG_2PI).sum(1)
+    blur = 6 * float(gain.std()) / len(x) ** 0.5
+    assert found is not None and float(gain.mean()) - blur <= found[0] <= found[1]
+
+
+def test_there_is_nothing_to_train_under_a_prior_that_stands_in():
+    changes = ["model.stages=[]", "model.prior=autoregressive", "train.0.objective={type: elbo, prior: normal}"]
+    with pytest.raises(RecipeError, match=r"leaves a model without stages nothing to train"):
+        load_recipe("vae", changes)
