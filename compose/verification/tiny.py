@@ -150,8 +150,8 @@ class Tiny:
 
     @cached_property
     def items(self) -> Tensor:
-        """Every state of a space of codes; some items of a space of reals."""
-        if isinstance(self.space, Real):
+        """Every state of a space of few codes; some items of any other."""
+        if isinstance(self.space, Real) or self.space.size**self.space.dim > MOST_CODES:
             with random.region(self.seed, "verify", "items"):
                 return draw(self.space, 24)
         axis = torch.arange(self.space.size)

@@ -83,6 +83,10 @@ class Chain(StagePart):
             message = f"of {self.links} links no two above the first could share a net; wanted 3 at least."
             yield Misfit(message, key="shared", swap=False)
 
+    def narrowed(self) -> Part:
+        """With three links where some share a net: of fewer none would."""
+        return self.model_copy(update={"links": 3}) if self.shared and self.links < 3 else self
+
     def nested(self, slot: Slot) -> dict[str, tuple[Part, Slot]]:
         """A net up and one down for each link, or for all above the first together; a q and a p for each."""
         z, top, seen = self.above(slot.space), self.links - 1, slot.labels if self.labels else None
