@@ -94,7 +94,7 @@ def test_the_ceiling_of_one_gaussian_is_its_kl(recipe):
     source, model = made.data.load(), _with_one_posterior(recipe, "normal")
     x = source.validation.x
     gaussian = model.stages[0].up(x)[0].gaussian(model.stages[0].up(x)[1])
-    loc, log_scale = (each[0].detach().double() for each in gaussian)
+    loc, log_scale = (each[0].detach().double() for each in (gaussian.loc, gaussian.log_scale))
     kl = float(0.5 * (loc.square() + (2 * log_scale).exp() - 1 - 2 * log_scale).sum())
     with random.region(0, "test"):
         low, high = ceiling(model, source) or (0.0, 0.0)
