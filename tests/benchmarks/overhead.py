@@ -24,7 +24,7 @@ from compose.recipe.build import build_model
 
 ROUNDS = 20
 #: The models are built anew so often: where their weights come to lie in memory makes a few per cent, by luck.
-PAIRS = 5
+PAIRS = 20
 STEPS = 30
 BATCH = 128
 SIZES = ((784, 400, 40), (784, 64, 8))
@@ -96,12 +96,15 @@ def operations(step: Callable[[], None]) -> int:
     return counter.operations
 
 
-def seconds(step: Callable[[], None]) -> float:
-    """Seconds of a round."""
-    began = time.perf_counter()
+def ratio(composed: Callable[[], None], plain: Callable[[], None]) -> float:
+    """Of the seconds of a round. The two take turns step by step: a machine's speed wanders within a tenth of one."""
+    spent = [0.0, 0.0]
     for _ in range(STEPS):
-        step()
-    return time.perf_counter() - began
+        for i, step in enumerate((composed, plain)):
+            began = time.perf_counter()
+            step()
+            spent[i] += time.perf_counter() - began
+    return spent[0] / spent[1]
 
 
 def main() -> dict[tuple[int, int, int], tuple[float, float]]:
@@ -112,9 +115,8 @@ def main() -> dict[tuple[int, int, int], tuple[float, float]]:
         counts, ratios = [operations(step) for step in steps(*size)], []
         for _ in range(PAIRS):
             composed, plain = steps(*size)
-            for warm in (composed, plain):
-                seconds(warm)
-            ratios += [seconds(composed) / seconds(plain) for _ in range(ROUNDS // PAIRS)]
+            ratio(composed, plain)
+            ratios += [ratio(composed, plain) for _ in range(ROUNDS // PAIRS)]
         found[size] = counts[0] / counts[1], statistics.median(ratios)
         name = "-".join(map(str, size))
         quartiles = statistics.quantiles(ratios, n=4)
