@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from compose.parts.densities.diffusion import Diffusion
     from compose.parts.densities.discretized_logistic import DiscretizedLogistic
     from compose.parts.densities.flow import Flow
+    from compose.parts.densities.flow_matching import FlowMatching
     from compose.parts.densities.mixture import Mixture
     from compose.parts.densities.model import Model
     from compose.parts.densities.normal import Normal
@@ -93,6 +94,7 @@ _HOMES = {
     "compose.parts.densities.diffusion": ("Diffusion",),
     "compose.parts.densities.discretized_logistic": ("DiscretizedLogistic",),
     "compose.parts.densities.flow": ("Flow",),
+    "compose.parts.densities.flow_matching": ("FlowMatching",),
     "compose.parts.densities.mixture": ("Mixture",),
     "compose.parts.densities.model": ("Model",),
     "compose.parts.densities.normal": ("Normal",),
@@ -153,6 +155,7 @@ __all__ = [
     "Evaluation",
     "FashionMNIST",
     "Flow",
+    "FlowMatching",
     "Generator",
     "Idx",
     "ImageFolder",

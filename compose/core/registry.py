@@ -52,6 +52,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "autoregressive": "compose.parts.densities.autoregressive:Autoregressive",
         "masked": "compose.parts.densities.masked:Masked",
         "diffusion": "compose.parts.densities.diffusion:Diffusion",
+        "flow_matching": "compose.parts.densities.flow_matching:FlowMatching",
         "model": "compose.parts.densities.model:Model",
     },
     "net": {

@@ -7,11 +7,10 @@ from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from annotated_types import Ge, Le, Len, Lt
+from annotated_types import Ge, Le, Len
 from torch import Tensor, nn
 
-from compose.core import random
-from compose.core.declare import Misfit, NetPart, Part, Slot, part_field
+from compose.core.declare import Misfit, NetPart, Part, Slot
 from compose.core.errors import SpaceError
 from compose.core.kinds import Kind
 from compose.core.links import (
@@ -28,14 +27,13 @@ from compose.core.links import (
     signal,
 )
 from compose.core.model import ModelDensity
-from compose.core.random import standard_normal, uniform
-from compose.core.roles import AS_IT_IS, Density, DensityPart, Drawing, Mode, Stage
+from compose.core.random import standard_normal
+from compose.core.roles import AS_IT_IS, Drawing, Mode, Stage
 from compose.core.samplers import SAMPLERS
 from compose.core.schedule import SCHEDULES, Learned, Schedule, Schedules
 from compose.core.spaces import Codes, Real, Space
+from compose.core.timed import TOLD, TimedDensity, TimedPart, latent, waves
 
-#: Numbers that tell a network the time.
-TOLD = 32
 #: Steps that draw a sample, for each time at which an example is scored, where time is continuous.
 STEPS = 8
 #: Waves of a number that a network sees beside it where it stands for one of many levels: their lengths, in levels.
@@ -45,7 +43,7 @@ NOISE, CLEAN = 5.0, -10.0
 Prediction = Literal["eps", "x0", "v", "levels"]
 
 
-class Diffusion(DensityPart):
+class Diffusion(TimedPart):
     """``x -> z_0 -> z_1 ... -> z_T ~ N(0, I)``: up by noise alone, down by one network of the noise in ``z_t``.
 
     The first link stands on the data: of ordered codes it is a softmax over their levels, of reals a Gaussian, whose
@@ -59,14 +57,11 @@ class Diffusion(DensityPart):
         "Kingma et al. 2021, arXiv:2107.00630; mixed: Vahdat et al. 2021, arXiv:2106.05931"
     )
     takes: ClassVar[tuple[type, ...]] = (Real, Codes)
-    gradient: ClassVar = "none"
 
     steps: Annotated[int, Ge(1), Le(10_000)] | None = 64
     """T, how many links stand above the first; none for continuous time."""
     times: Annotated[int, Ge(1), Le(10_000)] = 32
     """In continuous time: at how many random times an example is scored; a sample takes eight steps for each."""
-    net: part_field("net") = "resmlp"  # type: ignore[valid-type]
-    """Sees ``z_t``, the time and what conditions; gives as many numbers as a datum has."""
     prediction: Prediction = "eps"
     """What the network gives: the noise, the data, ``v = alpha eps - sigma x``, or of codes what speaks for each level
     beside the number itself, whose mean by Bayes' rule is then the data (``levels``)."""
@@ -80,29 +75,6 @@ class Diffusion(DensityPart):
     time between the two. In continuous time they are the same."""
     mixed: bool = False
     """Start at what would be right of data from N(0, I), and learn for each number how far to leave it."""
-    context: Annotated[int, Ge(1), Le(4096)] = 16
-    """Under a condition: how many numbers the net below gives to each place of the grid."""
-    unlabelled: Annotated[float, Ge(0), Lt(1)] = 0.0
-    """With labels: share of the training examples whose label is hidden, so that samples can be guided."""
-
-    @property
-    def training_differs(self) -> str:
-        """Labels that are hidden."""
-        return f"a share of {self.unlabelled:g} of its labels is hidden" if self.unlabelled else ""
-
-    @property
-    def denoises(self) -> bool:
-        """From ``z_T`` down."""
-        return True
-
-    @property
-    def hidden_labels(self) -> float:
-        """What ``unlabelled`` says."""
-        return self.unlabelled
-
-    def features(self, space: Space) -> Real:
-        """``context`` numbers at each place of the grid; the channels of a pixel share them."""
-        return Real((self.context, *space.shape[1:]))
 
     def kind(self, slot: Slot) -> Kind:
         """The weight of a path; in continuous time a bound."""
@@ -133,17 +105,10 @@ class Diffusion(DensityPart):
         """With little between the noise of neighbouring latents: weights of a path then do not lie far apart."""
         return self.model_copy(update={"log_snr": [-0.5, 0.5]})
 
-    def nested(self, slot: Slot) -> dict[str, tuple[Part, Slot]]:
-        """The network, which is told the time beside its input, or where it cannot be steered as more channels."""
-        assert isinstance(self.net, NetPart)
-        z = latent(slot.space)
-        first, rest = z.shape[0], z.shape[1:]
-        given = self.context if slot.condition is not None or (self.labels and slot.labels is not None) else 0
-        told = 0 if self.net.steered else TOLD
+    def between(self, slot: Slot) -> tuple[int, int]:
+        """Waves of each number where levels are many; what speaks for each level where it gives that."""
         levels = slot.space.size if self.prediction == "levels" and isinstance(slot.space, Codes) else 1
-        waves = 2 * len(WAVES) * first if leveled(slot.space) else 0
-        takes, steer = Real((first + waves + given + told, *rest)), Real((TOLD,)) if self.net.steered else None
-        return {"net": (self.net, Slot("net", Real((levels * first, *rest)), takes, steer=steer))}
+        return 2 * len(WAVES) * latent(slot.space).shape[0] if leveled(slot.space) else 0, levels
 
     def make(self, slot: Slot, children: Mapping[str, nn.Module]) -> nn.Module:
         """The density in its slot."""
@@ -157,17 +122,12 @@ class Diffusion(DensityPart):
         return between(space) if isinstance(space, Codes) else CLEAN, NOISE
 
 
-def latent(space: Space) -> Real:
-    """The space of each latent."""
-    return Real(space.shape or (1,))
-
-
 def leveled(space: Space) -> bool:
     """Whether data are levels, so many that where a number lies between two is hard to see."""
     return isinstance(space, Codes) and space.size > 2
 
 
-class DiffusionDensity(Density):
+class DiffusionDensity(TimedDensity):
     """A chain of latents by one network.
 
     Args:
@@ -181,24 +141,19 @@ class DiffusionDensity(Density):
     ``steps`` may be set to another number: the network has seen all times, or those of its own steps.
     """
 
-    denoises = True
     splits = ("reconstruction", "diffusion", "prior")
 
     def __init__(
         self, space: Space, condition: Space | None, net: nn.Module, options: Diffusion, steered: bool, kind: Kind
     ) -> None:
-        super().__init__(space, condition, kind)
-        self.net, self.prediction, self.steered = net, options.prediction, steered
+        super().__init__(space, condition, net, steered, kind)
+        self.prediction = options.prediction
         self.steps, self.times = options.steps, options.times
         low, high = options.ends(space)
         self.schedule: Schedule = SCHEDULES[options.schedule](low, high)
-        self.latent = latent(space)
         self.variance = options.variance
         self.widening = nn.Linear(TOLD, self.latent.dim) if options.variance == "learned" else None
         self.mix = nn.Parameter(torch.full(self.latent.shape, -3.0)) if options.mixed else None
-        # Says where and in which precision it computes.
-        self.like: Tensor
-        self.register_buffer("like", torch.zeros(()), persistent=False)
 
     # --- the bound ---------------------------------------------------------------------------------------------------
 
@@ -279,7 +234,7 @@ class DiffusionDensity(Density):
 
     def _flowing(self, y: Tensor, c: Tensor | None, k: int, times: int) -> Tensor:
         """What a link costs by its length in time, as that goes to 0: at a random time in the k-th part of all."""
-        t = (k + self._time(y)) / times
+        t = (k + self.time(y)) / times
         if not isinstance(self.schedule, Learned) or not self.training or times > 1:
             return -0.5 * self.schedule.slope(t) * self._error(y, self.gamma(t), c).flatten(1).sum(1)
         shape, rate = self.schedule.shape(t), self.schedule.rate(t)
@@ -298,17 +253,9 @@ class DiffusionDensity(Density):
         e = standard_normal(y.shape, y)
         return (self._noise(kept * y + scale * e, gamma, c) - e).square()
 
-    def _time(self, y: Tensor) -> Tensor:
-        """A random time for each row; in training they are spread evenly over the batch of all devices."""
-        t = uniform((len(y),), y)
-        if not self.training:
-            return t
-        rank, world = random.share()
-        return (rank * len(y) + torch.arange(len(y), dtype=y.dtype, device=y.device) + t) / (world * len(y))
-
     def _which(self, y: Tensor, steps: int) -> Tensor:
         """A random link for each row, from 1."""
-        return (self._time(y) * steps).floor().clamp_max(steps - 1) + 1
+        return (self.time(y) * steps).floor().clamp_max(steps - 1) + 1
 
     def denoising(self, x: Tensor, c: Tensor | None = None, at_most: float | None = None) -> Tensor:
         """``|eps - eps_hat|^2 / 2`` at a random time, all times alike; or as ``|x - x_hat|^2`` up to some signal.
@@ -319,7 +266,7 @@ class DiffusionDensity(Density):
         Source: Ho et al. 2020, arXiv:2006.11239; at_most: min-SNR, Hang et al. 2023, arXiv:2303.09556.
         """
         y = signal(x, self.space, self.like.dtype)
-        t = self._time(y) if self.steps is None else self._which(y, self.steps) / self.steps
+        t = self.time(y) if self.steps is None else self._which(y, self.steps) / self.steps
         gamma = self.gamma(t).detach()
         weight = 0.5 if at_most is None else 0.5 * (at_most * gamma.exp()).clamp_max(1.0)
         return weight * self._error(y, gamma, c).flatten(1).sum(1)
@@ -333,11 +280,7 @@ class DiffusionDensity(Density):
 
     def _seen(self, z: Tensor, told: Tensor, c: Tensor | None) -> Tensor:
         """What the network gives, of the latent, its waves, the condition and the time."""
-        given = [z, *self._waves(z), *([] if c is None else [c])]
-        if not self.steered:
-            given.append(told.reshape(*told.shape, *[1] * (z.dim() - 2)).expand(-1, -1, *z.shape[2:]))
-        seen = torch.cat(given, 1) if len(given) > 1 else z
-        return self.net(seen, told) if self.steered else self.net(seen)
+        return self.ask((z, *self._waves(z)), told, c)
 
     def _waves(self, z: Tensor) -> Iterator[Tensor]:
         """Where between two levels a number lies: what little noise is left is told by that alone."""
@@ -461,7 +404,5 @@ class DiffusionDensity(Density):
 
 
 def _told(gamma: Tensor) -> Tensor:
-    """What a network is told of the time: waves of log(noise / signal), ``(batch, TOLD)``."""
-    frequency = 2 ** torch.linspace(-4, 1, TOLD // 2, dtype=gamma.dtype, device=gamma.device)
-    angle = gamma[:, None] * frequency
-    return torch.cat([angle.sin(), angle.cos()], 1)
+    """What the network is told of log(noise / signal)."""
+    return waves(gamma, -4, 1)
