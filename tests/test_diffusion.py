@@ -169,12 +169,12 @@ def test_in_training_times_are_spread_evenly_and_alike_on_two_devices():
 
     def times(rank: int, world: int) -> Tensor:
         with random.region(0, "test"), random.shard(rank, world):
-            return density._time(x[: 16 // world])
+            return density.time(x[: 16 // world])
 
     whole = times(0, 1)
     assert torch.equal((whole * 16).floor(), torch.arange(16).double())
     assert torch.equal(torch.cat([times(0, 2), times(1, 2)]), whole)
-    assert not torch.equal((density.eval()._time(x) * 16).floor(), torch.arange(16).double())
+    assert not torch.equal((density.eval().time(x) * 16).floor(), torch.arange(16).double())
 
 
 @pytest.mark.parametrize("name", SCHEDULED)

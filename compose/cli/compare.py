@@ -92,6 +92,7 @@ def _ledger(
     split: str, names: tuple[str, str], scores: tuple[dict[str, Any], dict[str, Any]], runs: tuple[Run, Run]
 ) -> None:
     """The two ledgers of a split, where they may be compared."""
+    from compose.core.kinds import Kind
     from compose.run.ledger import decimals
 
     differ = protocol_changes(scores[0]["protocol"], scores[1]["protocol"])
@@ -99,16 +100,21 @@ def _ledger(
     if any(key not in ESTIMATE for key, _, _ in differ):
         show("These are scores of different things, so they are not set side by side.")
         return
-    nats = decimals(scores[0]["standard_error"])
-    lines = [("-ELBO", *(_number(each["-ELBO"], nats) for each in scores), _gap(split, "-ELBO", runs, nats))]
+    kinds = [each["protocol"]["kind"] for each in scores]
+    if kinds[0] != kinds[1] and "estimate" in kinds:
+        show("One of them is an estimate, which may lie on either side, so it is not ranked against the other.")
+        return
+    nats, about = decimals(scores[0]["standard_error"]), Kind[kinds[0].upper()].tilde
+    gap = about + _gap(split, "-ELBO", runs, nats)
+    lines = [("-ELBO", *(about + _number(each["-ELBO"], nats) for each in scores), gap)]
     if all(each["NLL"] is not None for each in scores) and not differ:
         cells = (_number(each["NLL"], nats) for each in scores)
         lines.append((f"NLL(K = {scores[0]['K']})", *cells, _gap(split, "NLL", runs, nats)))
     if scores[0]["bits_per_dim"] is not None:
-        lines.append(("bits/dim of -ELBO", *(_number(each["bits_per_dim"], 4) for each in scores), ""))
+        lines.append(("bits/dim of -ELBO", *(about + _number(each["bits_per_dim"], 4) for each in scores), ""))
     for kind in ("views", "terms"):
         for key in dict.fromkeys(key for each in scores for key in each[kind]):
-            cells = (_number(each[kind].get(key), nats) for each in scores)
+            cells = (_number(each[kind].get(key), nats, about) for each in scores)
             lines.append((f"  {key}" if kind == "terms" else key, *cells, ""))
     show(table([f"nats, {split}", *names, "second - first, 95 %"], lines, right=names))
     if differ:
@@ -124,8 +130,8 @@ def _gap(split: str, name: str, runs: tuple[Run, Run], digits: int) -> str:
     return f"{float(gap.mean()):+.{digits}f} ± {1.96 * float(gap.std()) / len(gap) ** 0.5:.{digits}f}"
 
 
-def _number(value: float | None, digits: int) -> str:
-    return "" if value is None else f"{value:.{digits}f}"
+def _number(value: float | None, digits: int, about: str = "") -> str:
+    return "" if value is None else f"{about}{value:.{digits}f}"
 
 
 def _run(name: str) -> Run | None:

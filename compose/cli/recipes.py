@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -51,7 +51,7 @@ def check(
         for line in draw(checked)
     ]
     kind = checked.recipe.model.kind(checked.slot)
-    promise = IMPLICIT if kind is Kind.NONE else f"L, the log weight of an example, is {_a(kind)}: {kind.promise}"
+    promise = IMPLICIT if kind is Kind.NONE else f"L, the log weight of an example, is {kind.spoken}: {kind.promise}"
     show(table(headers, rows, right=("parameters", "FLOPs")), "", promise)
     if cost:
         parameters, flops = costs["model"]
@@ -121,7 +121,7 @@ def equation(
         return
     nats = {} if run is None else _nats(run, split, found)
     kind = found.kind
-    show(found.text, *_where(found), "", found.latex, "", f"L is {_a(kind)}: {kind.promise}", "")
+    show(found.text, *_where(found), "", found.latex, "", f"L is {kind.spoken}: {kind.promise}", "")
     view = {name: group for group, names in found.views.items() for name in names}
     rows = [
         (
@@ -130,7 +130,7 @@ def equation(
             term.path,
             "" if term.kind is None else str(term.kind),
             view[term.name],
-            *([f"{nats[term.name]:.2f}"] if nats else []),
+            *([f"{kind.tilde}{nats[term.name]:.2f}"] if nats else []),
         )
         for term in found.terms
     ]
@@ -177,10 +177,6 @@ def _checked(recipe: str, overrides: list[str] | None) -> Checked:
     return checked
 
 
-def _a(kind: Any) -> str:
-    return f"an {kind} weight" if str(kind)[0] in "aeiou" else f"a {kind}"
-
-
 def _costs(checked: Checked) -> dict[str, tuple[str, str]]:
     """Parameters and FLOPs by key path; under '' how they were counted."""
     from compose.recipe.cost import cost
@@ -213,7 +209,7 @@ def _views(found: Equation, nats: dict[str, float]) -> list[str]:
     """Each view as the sum of its terms, with a minus sign a cost."""
     lines = []
     for view, names in found.views.items():
-        value = f" = {-sum(nats[name] for name in names):.2f}" if nats else ""
+        value = f" = {found.kind.tilde}{-sum(nats[name] for name in names):.2f}" if nats else ""
         lines.append(f"{view} = -({' + '.join(names)}){value}")
-    total = f" = {-sum(nats.values()):.2f}" if nats else ""
+    total = f" = {found.kind.tilde}{-sum(nats.values()):.2f}" if nats else ""
     return [*lines, f"{' + '.join(found.views)} = -L{total}"]

@@ -223,21 +223,24 @@ def show_run(
 
 
 def _report(run: Run) -> None:
+    from compose.core.kinds import Kind
     from compose.run.ledger import render
 
-    show(render(run.scores()), "")
+    scores = run.scores()
+    show(render(scores), "")
+    about = Kind[scores["kind"].upper()].tilde
     for judged in ("distortion", "-ELBO to N(0, I)", "-ELBO"):
-        if curve := validation_curve(run.metrics(), f"validation {judged}"):
+        if curve := validation_curve(run.metrics(), f"validation {judged}", about=about):
             show(f"validation {judged} over the training  {curve}", "")
     show(*(f"{picture}" for picture in sorted(run.figures.glob("*.png"))))
 
 
-def validation_curve(metrics: list[dict[str, float]], name: str, width: int = 40) -> str:
+def validation_curve(metrics: list[dict[str, float]], name: str, width: int = 40, about: str = "") -> str:
     """The values of one name as a line of blocks, with the first, the best and the last in nats; empty without any."""
     values = [line[name] for line in metrics if name in line]
     if not values:
         return ""
     shown = values[:: max(1, len(values) // width)]
-    low, high = min(shown), max(shown)
+    low, high = min(values), max(values)
     blocks = "".join("▁▂▃▄▅▆▇█"[round(7 * (value - low) / ((high - low) or 1))] for value in shown)
-    return f"{blocks}  first {values[0]:.2f}, best {min(values):.2f}, last {values[-1]:.2f}"
+    return f"{blocks}  first {about}{values[0]:.2f}, best {about}{low:.2f}, last {about}{values[-1]:.2f}"

@@ -24,6 +24,16 @@ class Kind(IntEnum):
         return self.name.lower()
 
     @property
+    def spoken(self) -> str:
+        """As a sentence says what L is: ``a weight``, ``an exact weight``."""
+        return {Kind.EXACT: "an exact weight", Kind.ESTIMATE: "an estimate"}.get(self, f"a {self}")
+
+    @property
+    def tilde(self) -> str:
+        """What stands before numbers of no sign, so that none is read as exact or as a bound."""
+        return "~" if self is Kind.ESTIMATE else ""
+
+    @property
     def promise(self) -> str:
         """The promise as a formula."""
         return {

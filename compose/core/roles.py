@@ -165,6 +165,8 @@ class Density(nn.Module):
     incremental: bool = False
     #: Whether it walks from noise to data: ``one_t`` costs it one of many links, and it has a loss ``denoising``.
     denoises: bool = False
+    #: Whether L is found in so many ``steps``, which are set as they come, and more of them would make it finer.
+    solved: bool = False
     #: Names of what its L is the sum of, where ``split`` tells.
     splits: tuple[str, ...] = ()
 
@@ -383,11 +385,23 @@ class DensityPart(Part):
     needs_posterior: ClassVar[bool] = False
     #: Whether it has a ``centre``.
     centred: ClassVar[bool] = False
+    #: Whether its L is found in many small steps.
+    solved: ClassVar[bool] = False
 
     @property
     def denoises(self) -> bool:
         """Whether it walks from noise to data."""
         return False
+
+    @property
+    def samplers(self) -> tuple[str, ...]:
+        """Names of the ways in which it can be walked."""
+        return ()
+
+    @property
+    def links(self) -> int | None:
+        """Of how many links its way is made; none where of no such number."""
+        return None
 
     labels: bool = False
     """Condition on the class label; the data must give labels."""

@@ -223,8 +223,14 @@ def _training(form: Form, space: Space, labels: Codes | None) -> Iterator[_Findi
 
 def _drawing(form: Form) -> Iterator[_Finding]:
     """What is said of how samples are drawn that this model does not do."""
-    recipe, links = form.recipe, getattr(form.recipe.model.prior, "steps", None)
+    recipe, links = form.recipe, form.recipe.model.links
     sampler, steps = recipe.evaluate.sampler, recipe.evaluate.steps
+    walked = recipe.model.samplers
+    if sampler is not None and walked and sampler not in walked:
+        message = (
+            f"the prior is not drawn from by '{sampler}'; by {', '.join(walked)}, or as it is scored: leave it out."
+        )
+        yield _Finding(form.written(("evaluate", "sampler")), message)
     for key, value in (("sampler", sampler), ("steps", steps)):
         if value is not None and not recipe.model.denoises and ("model",) not in form.guessed:
             message = f"'{key}' says how a diffusion is drawn from, and the prior is none."

@@ -46,7 +46,7 @@ def dial(
     run = run if isinstance(run, Run) else Run(run)
     model = run.model().to(device)
     prior: Any = model.prior.density if isinstance(model.prior, ByLabel) else model.prior
-    if not model.denoises or getattr(prior, "steps", None) is None:
+    if not hasattr(prior, "as_chain") or prior.steps is None:
         raise RunError(f"{run.path} has no diffusion prior of some number of links; wanted 'diffusion' with steps.")
     if min(links) < 1:
         raise RunError(f"{min(links)} links were asked for; wanted 1 at least.")

@@ -10,6 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from compose.core.kinds import Kind
 from compose.core.terms import views
 
 
@@ -24,24 +25,27 @@ def render(scores: Mapping[str, Any]) -> RenderableType:
     measured += [Text(f"WARNING  {warning}") for warning in scores.get("warnings", [])]
     if not splits:
         return Group(Text("The model is implicit: it has samples and no likelihood, so nothing in nats."), *measured)
-    kind = {"exact": "an exact weight", "estimate": "an estimate"}.get(scores["kind"], f"a {scores['kind']}")
-    table = Table(title=f"nats per example; L is {kind}: {scores['promise']}", title_justify="left")
+    kind = Kind[scores["kind"].upper()]
+    about = kind.tilde
+    table = Table(title=f"nats per example; L is {kind.spoken}: {scores['promise']}", title_justify="left")
     table.add_column("")
     for name in splits:
         table.add_column(name, justify="right")
     first = next(iter(splits.values()))
     nats = decimals(first["standard_error"])
     for label, key, digits in _ROWS:
-        cells = [_cell(split, key, nats if digits is None else digits) for split in splits.values()]
+        cells = [_cell(split, key, nats if digits is None else digits, about) for split in splits.values()]
         if any(cells):
             table.add_row(label.format(K=first["K"], floor_of=_floor_of(first)), *cells)
     table.add_section()
     for view, names in views(first["terms"]).items():
-        table.add_row(view, *(f"{split['views'][view]:.{nats}f}" for split in splits.values()), style="bold")
+        table.add_row(view, *(f"{about}{split['views'][view]:.{nats}f}" for split in splits.values()), style="bold")
         for name in names:
-            table.add_row(f"  {name}", *(f"{split['terms'][name]:.{nats}f}" for split in splits.values()), style="dim")
+            table.add_row(
+                f"  {name}", *(f"{about}{split['terms'][name]:.{nats}f}" for split in splits.values()), style="dim"
+            )
             for part in [part for part in first.get("within", {}) if part.rpartition(".")[0] == name]:
-                cells = (f"{split['within'][part]:.{nats}f}" for split in splits.values())
+                cells = (f"{about}{split['within'][part]:.{nats}f}" for split in splits.values())
                 table.add_row(f"    {part.rpartition('.')[2]}", *cells, style="dim")
     return Group(table, *(Text(line) for line in _notes(scores)), *measured)
 
@@ -67,9 +71,13 @@ def _floor_of(split: Mapping[str, Any]) -> str:
     return split.get("floor_of") or "the binarisation"
 
 
-def _cell(split: Mapping[str, Any], key: str, digits: int) -> str:
+#: Rows that are what they say, however L was found.
+_CERTAIN = ("standard_error", "floor", "examples")
+
+
+def _cell(split: Mapping[str, Any], key: str, digits: int, about: str) -> str:
     value = split.get(key)
-    return "" if value is None else f"{value:.{digits}f}"
+    return "" if value is None else f"{'' if key in _CERTAIN else about}{value:.{digits}f}"
 
 
 def _measured(measures: Mapping[str, Any]) -> Iterator[str]:
@@ -116,9 +124,14 @@ def _notes(scores: Mapping[str, Any]) -> list[str]:
         if split.get("reducible") is not None:
             nats = decimals(split["standard_error"])
             lines.append(
-                f"  at most {split['reducible']:.{nats}f} nats are reducible: "
+                f"  at most {Kind[scores['kind'].upper()].tilde}{split['reducible']:.{nats}f} nats are reducible: "
                 f"{_floor_of(split)} itself costs {split['floor']:.{nats}f}"
             )
+    if (fine := scores.get("fineness")) is not None:
+        lines.append(
+            f"L is found in steps: twice as many change it by {fine['mean']:.2g} nats on average, "
+            f"{fine['most']:.2g} at most ({fine['examples']} test examples)"
+        )
     for record in scores["health"]:
         if "codes" in record:
             used = f"{record['used']} of {record['codes']} codes used"

@@ -260,7 +260,7 @@ class Stretch:
             keep_snapshot(self.loop.run, self.index, self.at["step"], scored)
         if not implicit:
             self.log.write(self.index, self.at["step"], **{f"validation {judged}": cost})
-            self.view.note(f"step {self.at['step']:>6}   validation {judged} {cost:.2f} nats")
+            self.view.note(f"step {self.at['step']:>6}   validation {judged} {scored.kind.tilde}{cost:.2f} nats")
 
     def _judged_by(self) -> str:
         """Which cost tells the best weights: the bound, unless no objective minds more than the distortion."""

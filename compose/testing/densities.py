@@ -148,7 +148,7 @@ def _mass_and_draws(subject: DensitySubject, shaken: float) -> bool:
     def score(x: Tensor) -> Tensor:
         return density.log_prob(x, spread(len(x)))
 
-    if density.kind > Kind.WEIGHT or not measurable(density.space, score):
+    if density.kind > Kind.WEIGHT or not measurable(density.space, score, density):
         return False
     check_mass_and_draws(density.space, score, density.sample(DRAWS, spread(DRAWS)))
     return True

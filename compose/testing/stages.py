@@ -190,7 +190,7 @@ def _mass_and_draws(subject: StageSubject, shaken: float) -> bool:
     def score(x: Tensor) -> Tensor:
         return closed(whole, x, spread(len(x)))
 
-    if not measurable(subject.space, score):
+    if not measurable(subject.space, score, whole):
         return False
     check_mass_and_draws(subject.space, score, whole.generate(draw(whole.above, DRAWS), spread(DRAWS)))
     return True

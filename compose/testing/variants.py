@@ -12,6 +12,9 @@ from torch import nn
 from compose.core import registry
 from compose.core.declare import NetPart, Part, PartOf
 
+#: Where sizes are no larger, integrals are made.
+FEW = 4
+
 
 def variants(part: type[Part] | Part) -> Iterator[Part]:
     """The defaults, then one form for every other choice of every option: a word, a truth value, a nested part.
@@ -83,7 +86,7 @@ def shrunk(part: Part, most: int) -> Part:
                 break
             except ValidationError:
                 continue
-    return part.narrowed()
+    return part.narrowed() if most <= FEW else part
 
 
 def _smaller(value: Any, most: int) -> Any:

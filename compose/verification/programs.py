@@ -56,7 +56,7 @@ def pyro(tiny: Tiny) -> Iterator[Finding]:
 def _laid_open(model: ModelDensity) -> ModelDensity:
     """A model whose prior is a diffusion of some number of links, with that chain's stages on top of its own."""
     prior: Any = model.prior
-    if model.condition is not None or getattr(prior, "steps", None) is None:
+    if model.condition is not None or not hasattr(prior, "as_chain") or prior.steps is None:
         return model
     chain = prior.as_chain()
     return ModelDensity(model.space, [*model.stack, *chain.stack], chain.prior, Kind.WEIGHT)

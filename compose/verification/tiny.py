@@ -200,15 +200,22 @@ class Tiny:
     @property
     def countable(self) -> bool:
         """Whether sums and integrals over the space, noise included, are within reach without points at random."""
+        if self.solved:
+            return self.noise + (self.space.dim if isinstance(self.space, Real) else 0) <= 1
         if isinstance(self.space, Codes):
             return self.noise in STATES and self.space.size**self.space.dim <= STATES[self.noise]
         return self.space.dim + self.noise <= 2
 
     @property
+    def solved(self) -> bool:
+        """Whether L is found in many small steps: then an integral over two numbers would take minutes."""
+        return any(getattr(part, "solved", False) for _, part, _ in self.part.walk(self.slot))
+
+    @property
     def summable(self) -> bool:
         """As ``countable``; or few codes with much noise, which is drawn: then the tolerance is a standard error."""
         few = isinstance(self.space, Codes) and self.space.size**self.space.dim <= STATES[2]
-        return self.countable or (few and self.noise > 2)
+        return self.countable or (few and self.noise > 2 and not self.solved)
 
     @property
     def why_uncountable(self) -> str:

@@ -58,6 +58,7 @@ def test_by_hand():
         "vamp",
         "flow",
         "diffusion",
+        "flow_matching",
         "model",
     ]
 

@@ -85,7 +85,14 @@ def test_a_part_counts_with_its_defaults_even_where_it_stands_with_others():
     """A spline coupling, the default, needs two numbers to split; the flow that is written there does not."""
     tree = _tree({"stages": [{"type": "latent", "dim": 1}], "prior": {"type": "flow", "transform": "maf"}})
     assert check_tree(tree).faults == []
-    assert [fit.name for fit in fits(tree, "model.prior")] == ["normal", "mixture", "vamp", "diffusion", "model"]
+    assert [fit.name for fit in fits(tree, "model.prior")] == [
+        "normal",
+        "mixture",
+        "vamp",
+        "diffusion",
+        "flow_matching",
+        "model",
+    ]
 
 
 def test_kinds_are_those_of_the_place():
@@ -102,6 +109,7 @@ def test_faults_elsewhere_do_not_count_and_faults_that_arise_elsewhere_do():
         "vamp",
         "flow",
         "diffusion",
+        "flow_matching",
         "model",
     ]
     tree = _tree(RECIPES["nested"], train=[{"steps": 3, "trains": ["model.prior.stages.0"]}])

@@ -76,6 +76,16 @@ class Diffusion(TimedPart):
     mixed: bool = False
     """Start at what would be right of data from N(0, I), and learn for each number how far to leave it."""
 
+    @property
+    def samplers(self) -> tuple[str, ...]:
+        """All."""
+        return tuple(SAMPLERS)
+
+    @property
+    def links(self) -> int | None:
+        """As many as it has steps."""
+        return self.steps
+
     def kind(self, slot: Slot) -> Kind:
         """The weight of a path; in continuous time a bound."""
         return Kind.BOUND if self.steps is None else Kind.WEIGHT

@@ -33,6 +33,16 @@ class Model(DensityPart):
         """Where its prior does."""
         return self.prior.denoises
 
+    @property
+    def samplers(self) -> tuple[str, ...]:
+        """Those of its prior."""
+        return self.prior.samplers
+
+    @property
+    def links(self) -> int | None:
+        """Those of its prior."""
+        return self.prior.links
+
     def features(self, space: Space) -> Real | None:
         """What conditions the whole conditions its prior."""
         for stage in self.stages:
