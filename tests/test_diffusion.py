@@ -24,6 +24,7 @@ from compose.core.roles import ByLabel, Drawing
 from compose.core.samplers import SAMPLERS
 from compose.core.schedule import SCHEDULES
 from compose.core.spaces import Codes, Real, Space
+from compose.core.timesteps import Importance
 from compose.parts.densities.diffusion import Diffusion, DiffusionDensity
 from compose.parts.densities.model import Model
 from compose.parts.objectives.iwae import IWAE
@@ -343,6 +344,10 @@ def test_a_chain_of_another_number_of_links_and_where_there_is_none():
         ({"stages": ["latent"], "prior": {"type": "diffusion", "prediction": "levels"}}, "which has no levels"),
         ({"stages": ["latent"], "prior": {"type": "diffusion", "net": "unet"}}, "'unet' goes between images"),
         ({"prior": {"type": "diffusion", "unlabelled": 0.1}}, "it takes none"),
+        (
+            {"prior": {"type": "diffusion", "steps": None, "schedule": "learned", "timesteps": "importance"}},
+            "makes the bound vary alike",
+        ),
         ({"stages": [{"type": "latent", "posterior": "diffusion"}], "prior": "normal"}, "must be exact"),
     ],
 )
@@ -371,3 +376,33 @@ def test_guided_by_a_label_it_was_trained_without_at_times():
             found.append(draw(c, Drawing(guidance=guidance, sampler="ddim")))
     torch.testing.assert_close(found[1], found[2], rtol=1e-3, atol=1e-3)
     assert not torch.equal(found[1], found[3]) and not torch.equal(found[0], found[1])
+
+
+@pytest.mark.parametrize("steps", [6, None])
+def test_by_importance_the_bound_keeps_its_mean_and_loses_variance(steps: int | None):
+    """Once it has seen what each time costs, it draws one with less variance, and what it draws has the same mean."""
+    density = built(Real((2,)), steps=steps, prediction="x0", timesteps="importance").train()
+    # A network that says nothing misses the more the more signal there is.
+    torch.nn.init.zeros_(density.net.leave.weight)  # type: ignore[union-attr, arg-type]
+    torch.nn.init.zeros_(density.net.leave.bias)  # type: ignore[union-attr, arg-type]
+    x = torch.randn(1, 2, dtype=torch.float64).expand(6000, -1)
+    with torch.no_grad(), random.region(0, "draws"):
+        evenly = density.eval().split(x, mode="one_t")["diffusion"]
+        density.train()
+        for _ in range(40):
+            density.split(x[:600], mode="one_t")
+        often = density.split(x, mode="one_t")["diffusion"]
+    error = math.hypot(float(evenly.std()), float(often.std())) / 6000**0.5
+    assert float((evenly.mean() - often.mean()).abs()) < 5 * error
+    assert float(often.var()) < 0.2 * float(evenly.var())
+
+
+def test_drawn_by_importance_a_time_has_the_density_that_is_told():
+    """Of numbers spread evenly: as many fall into a part of the way as its density says."""
+    importance = Importance(4)
+    importance.square.copy_(torch.tensor([1.0, 4.0, 9.0, 0.0]))
+    t, density = importance(torch.linspace(0, 1, 100_001, dtype=torch.float64)[:-1])
+    count = torch.bincount((t * 4).long().clamp_max(3), minlength=4) / len(t)
+    torch.testing.assert_close(count, torch.tensor([1 / 6, 2 / 6, 3 / 6, 0]) * 0.95 + 0.0125, atol=1e-4, rtol=0)
+    assert float((1 / density).mean()) == pytest.approx(1, abs=1e-4)
+    assert bool((t[1:] >= t[:-1]).all())

@@ -33,6 +33,7 @@ from compose.core.samplers import SAMPLERS
 from compose.core.schedule import SCHEDULES, Learned, Schedule, Schedules
 from compose.core.spaces import Codes, Real, Space
 from compose.core.timed import TOLD, TimedDensity, TimedPart, latent, waves
+from compose.core.timesteps import Importance
 
 #: Steps that draw a sample, for each time at which an example is scored, where time is continuous.
 STEPS = 8
@@ -40,6 +41,8 @@ STEPS = 8
 WAVES = (1.0, 2.0)
 #: At noise, ``gamma`` of the last latent; at the data, where these are reals.
 NOISE, CLEAN = 5.0, -10.0
+#: Parts of the way whose cost is told apart, where time is continuous.
+BINS = 64
 Prediction = Literal["eps", "x0", "v", "levels"]
 
 
@@ -73,8 +76,17 @@ class Diffusion(TimedPart):
     variance: Literal["posterior", "marginal", "learned"] = "posterior"
     """How widely the model draws ``z_s`` from ``z_t``: as were x known, as were x from N(0, I), or for each number and
     time between the two. In continuous time they are the same."""
+    timesteps: Literal["low_discrepancy", "importance"] = "low_discrepancy"
+    """Which times a step of training sees by the bound: spread evenly over the batch; or besides more often those where
+    the bound was found to vary most."""
     mixed: bool = False
     """Start at what would be right of data from N(0, I), and learn for each number how far to leave it."""
+
+    @property
+    def training_differs(self) -> str:
+        """Labels that are hidden, or times that are seen more often."""
+        often = "times are drawn more often where its bound varies more" if self.timesteps == "importance" else ""
+        return ", and ".join(filter(None, (super().training_differs, often)))
 
     @property
     def samplers(self) -> tuple[str, ...]:
@@ -104,6 +116,9 @@ class Diffusion(TimedPart):
         if self.steps is None and self.variance != "posterior":
             message = "in continuous time no variance of a link is left to choose."
             yield Misfit(message, key="variance", swap=False)
+        if self.steps is None and self.schedule == "learned" and self.timesteps == "importance":
+            message = "a learned schedule makes the bound vary alike at all times: none is to be seen more often."
+            yield Misfit(message, key="timesteps", swap=False)
         if self.log_snr is not None and not self.log_snr[0] < self.log_snr[1]:
             low, high = self.log_snr
             message = f"the noise would fall with time: log_snr goes from {low:g} at noise to {high:g} at the data."
@@ -163,6 +178,7 @@ class DiffusionDensity(TimedDensity):
         self.schedule: Schedule = SCHEDULES[options.schedule](low, high)
         self.variance = options.variance
         self.widening = nn.Linear(TOLD, self.latent.dim) if options.variance == "learned" else None
+        self.importance = Importance(self.steps or BINS) if options.timesteps == "importance" else None
         self.mix = nn.Parameter(torch.full(self.latent.shape, -3.0)) if options.mixed else None
 
     # --- the bound ---------------------------------------------------------------------------------------------------
@@ -182,7 +198,9 @@ class DiffusionDensity(TimedDensity):
             parts = [self._flowing(y, c, k, times) for k in range(times)]
             diffusion = torch.stack(parts).mean(0)
         elif mode == "one_t":
-            diffusion = self.steps * self._link(y, c, self._which(y, self.steps), self.steps)
+            t, density = self._seldom(y)
+            link = self._link(y, c, _which(t, self.steps), self.steps)
+            diffusion = self.steps * self._noted(t, link) / density
         else:
             every = (torch.full((len(y),), i, dtype=y.dtype, device=y.device) for i in range(1, self.steps + 1))
             diffusion = torch.stack([self._link(y, c, i, self.steps) for i in every]).sum(0)
@@ -244,9 +262,10 @@ class DiffusionDensity(TimedDensity):
 
     def _flowing(self, y: Tensor, c: Tensor | None, k: int, times: int) -> Tensor:
         """What a link costs by its length in time, as that goes to 0: at a random time in the k-th part of all."""
-        t = (k + self.time(y)) / times
+        t, density = self._seldom(y) if times == 1 else ((k + self.time(y)) / times, 1.0)
         if not isinstance(self.schedule, Learned) or not self.training or times > 1:
-            return -0.5 * self.schedule.slope(t) * self._error(y, self.gamma(t), c).flatten(1).sum(1)
+            cost = -0.5 * self.schedule.slope(t) * self._error(y, self.gamma(t), c).flatten(1).sum(1)
+            return self._noted(t, cost) / density
         shape, rate = self.schedule.shape(t), self.schedule.rate(t)
         gamma, slope = self.schedule.low + self.schedule.range * shape, self.schedule.range * rate
         cost = 0.5 * slope * self._error(y, gamma, c).flatten(1).sum(1)
@@ -263,9 +282,16 @@ class DiffusionDensity(TimedDensity):
         e = standard_normal(y.shape, y)
         return (self._noise(kept * y + scale * e, gamma, c) - e).square()
 
-    def _which(self, y: Tensor, steps: int) -> Tensor:
-        """A random link for each row, from 1."""
-        return (self.time(y) * steps).floor().clamp_max(steps - 1) + 1
+    def _seldom(self, y: Tensor) -> tuple[Tensor, Tensor | float]:
+        """A random time for each row, and the density it was drawn with: in training by importance, where asked to."""
+        t = self.time(y)
+        return (t, 1.0) if self.importance is None or not self.training else self.importance(t)
+
+    def _noted(self, t: Tensor, cost: Tensor) -> Tensor:
+        """The cost, once it is noted what it was at which time."""
+        if self.importance is not None and self.training:
+            self.importance.learn(t, cost)
+        return cost
 
     def denoising(self, x: Tensor, c: Tensor | None = None, at_most: float | None = None) -> Tensor:
         """``|eps - eps_hat|^2 / 2`` at a random time, all times alike; or as ``|x - x_hat|^2`` up to some signal.
@@ -276,7 +302,7 @@ class DiffusionDensity(TimedDensity):
         Source: Ho et al. 2020, arXiv:2006.11239; at_most: min-SNR, Hang et al. 2023, arXiv:2303.09556.
         """
         y = signal(x, self.space, self.like.dtype)
-        t = self.time(y) if self.steps is None else self._which(y, self.steps) / self.steps
+        t = self.time(y) if self.steps is None else _which(self.time(y), self.steps) / self.steps
         gamma = self.gamma(t).detach()
         weight = 0.5 if at_most is None else 0.5 * (at_most * gamma.exp()).clamp_max(1.0)
         return weight * self._error(y, gamma, c).flatten(1).sum(1)
@@ -411,6 +437,11 @@ class DiffusionDensity(TimedDensity):
             down = Backward(self.latent, mean, spread, self.net)
             stages.append(LinkStage(self.latent, self.latent, Forward(self.latent, through, added), down))
         return ModelDensity(self.space, stages, Standard(self.latent, self.like), Kind.WEIGHT)
+
+
+def _which(t: Tensor, steps: int) -> Tensor:
+    """The link that a time falls into, from 1."""
+    return (t * steps).floor().clamp_max(steps - 1) + 1
 
 
 def _told(gamma: Tensor) -> Tensor:
