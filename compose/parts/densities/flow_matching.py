@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from annotated_types import Ge, Le
@@ -98,6 +98,11 @@ class FlowMatchingDensity(TimedDensity):
 
     def split(self, x: Tensor, c: Tensor | None = None, mode: Mode = "path") -> dict[str, Tensor]:
         """By how much all that lies around x was drawn together on its way, and N(0, I) where that began."""
+        # A graph of all steps would take the compiler minutes.
+        ascend: Any = torch.compiler.disable(self._ascend)
+        return ascend(x, c, mode)
+
+    def _ascend(self, x: Tensor, c: Tensor | None, mode: Mode) -> dict[str, Tensor]:
         if mode == "one_t" or self.kind is Kind.ESTIMATE:
             probes = 1 if mode == "one_t" else self.probes
             along = torch.where(uniform((len(x), probes, *x.shape[1:]), x) < 0.5, -1.0, 1.0).to(x.dtype)
@@ -167,6 +172,10 @@ class FlowMatchingDensity(TimedDensity):
                 f"'{how.sampler}' walks down a chain of links, and this is a flow: wanted 'ddim' (Euler's method "
                 "here), 'heun', or none for the steps that it is scored by."
             )
+        descend: Any = torch.compiler.disable(self._descend)
+        return descend(n, c, how)
+
+    def _descend(self, n: int, c: Tensor | None, how: Drawing) -> Tensor:
         steps, conditions = how.steps or self.steps, how.conditions(c)
 
         def field(z: Tensor, t: float) -> tuple[Tensor, None]:
