@@ -93,7 +93,7 @@ class TimedDensity(Density):
 
     def ask(self, seen: Iterable[Tensor], told: Tensor, c: Tensor | None) -> Tensor:
         """What the network gives, of all that it sees of a latent, of the condition and of the time."""
-        given = [*seen, *([] if c is None else [c])]
+        given = [*seen] if c is None else [*seen, c]
         if not self.steered:
             given.append(told.reshape(*told.shape, *[1] * (given[0].dim() - 2)).expand(-1, -1, *given[0].shape[2:]))
         joined = torch.cat(given, 1) if len(given) > 1 else given[0]

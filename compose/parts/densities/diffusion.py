@@ -177,6 +177,8 @@ class DiffusionDensity(TimedDensity):
         low, high = options.ends(space)
         self.schedule: Schedule = SCHEDULES[options.schedule](low, high)
         self.variance = options.variance
+        levels = space.size if isinstance(space, Codes) and leveled(space) else 0
+        self.waves = [math.pi * (levels - 1) / length for length in WAVES] if levels else []
         self.widening = nn.Linear(TOLD, self.latent.dim) if options.variance == "learned" else None
         self.importance = Importance(self.steps or BINS) if options.timesteps == "importance" else None
         self.mix = nn.Parameter(torch.full(self.latent.shape, -3.0)) if options.mixed else None
@@ -316,14 +318,13 @@ class DiffusionDensity(TimedDensity):
 
     def _seen(self, z: Tensor, told: Tensor, c: Tensor | None) -> Tensor:
         """What the network gives, of the latent, its waves, the condition and the time."""
-        return self.ask((z, *self._waves(z)), told, c)
+        return self.ask((z, *self._waves(z)) if self.waves else (z,), told, c)
 
     def _waves(self, z: Tensor) -> Iterator[Tensor]:
         """Where between two levels a number lies: what little noise is left is told by that alone."""
-        if isinstance(self.space, Codes) and leveled(self.space):
-            for length in WAVES:
-                angle = (math.pi * (self.space.size - 1) / length) * z
-                yield from (angle.sin(), angle.cos())
+        for wave in self.waves:
+            angle = wave * z
+            yield from (angle.sin(), angle.cos())
 
     def _mixing(self) -> Tensor | None:
         """How far each number leaves what would be right of N(0, I); none where it begins elsewhere."""
@@ -386,7 +387,7 @@ class DiffusionDensity(TimedDensity):
         # All that does not depend on z is made once.
         told = _told(gammas)[:, None].expand(-1, rows, -1).unbind()
         mixing = self._mixing()
-        scales = [[float(each) for each in row] for row in alpha_sigma(gammas)]
+        scales = [row.tolist() for row in alpha_sigma(gammas)]
         conditions, twice = how.conditions(c), how.passes == 2
 
         def predict(z: Tensor, i: int) -> Tensor:
