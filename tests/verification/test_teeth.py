@@ -72,6 +72,10 @@ RECIPES: dict[str, tuple[str, ...]] = {
     "diffusion of x": ("diffusion", THIN, "model.prior.variance=posterior", "model.prior.prediction=x0"),
     "latent diffusion": ("latent_diffusion",),
     "toy diffusion": ("diffusion_toy",),
+    "flow matching": ("flow_matching",),
+    "toy flow matching": ("flow_matching", "data={type: toy}", "model.stages=[standardize]"),
+    "binary flow matching": ("flow_matching", "data={type: fashion_mnist, binarize: true}"),
+    "latent flow matching": ("flow_matching", "model.stages=[latent]"),
     "pixelvae": ("vae", "model.stages.0.likelihood=autoregressive"),
     "convolved pixelvae": ("vae", "model.stages.0.likelihood={type: autoregressive, network: causal_conv}"),
     "rotary pixels": ("vae", f"model={ROTARY}", "train.0.objective=maximum_likelihood"),
@@ -399,6 +403,22 @@ FAULTS = (
         "- 0 * scale.log() - 0.5 * LOG_2PI",
         "pyro",
         ("diffusion", "latent diffusion", "toy diffusion"),
+    ),
+    Fault(
+        "the volume along a flow counts half",
+        PARTS + "densities.flow_matching",
+        'return {"volume": volume,',
+        'return {"volume": 0.5 * volume,',
+        "total mass",
+        ("toy flow matching", "flow matching", "latent flow matching"),
+    ),
+    Fault(
+        "a flow that is drawn to half of its time",
+        PARTS + "densities.flow_matching",
+        "[i / steps for i in range(steps + 1)]",
+        "[i / steps for i in range(steps // 2 + 1)]",
+        "samples",
+        ("toy flow matching", "flow matching", "binary flow matching"),
     ),
 )
 RECIPES["fashion flow prior"] = ("fashion/vae", MAF)
