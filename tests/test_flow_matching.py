@@ -13,6 +13,7 @@ from torch import Tensor
 
 import compose
 from compose.cli.compare import diff
+from compose.cli.runs import show_run
 from compose.core import random
 from compose.core.declare import Slot
 from compose.core.errors import RecipeError, SpaceError
@@ -187,6 +188,9 @@ def test_an_estimate_is_marked_and_not_ranked(tmp_path: Path, capsys: pytest.Cap
         and "twice as many change it" in said
     )
     assert "~" not in _printed(render(exact.scores()))
+    show_run(exact.path)
+    assert "validation -ELBO over the training" in (shown := capsys.readouterr().out)
+    assert re.search(r"first ~\d+\.\d+, best ~\d+\.\d+, last ~\d", shown)
     diff(str(loose[0].path), str(exact.path))
     assert "not ranked" in capsys.readouterr().out
     diff(str(loose[0].path), str(loose[1].path))

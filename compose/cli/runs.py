@@ -228,7 +228,7 @@ def _report(run: Run) -> None:
 
     scores = run.scores()
     show(render(scores), "")
-    about = Kind[scores["kind"].upper()].tilde
+    about = "~" if scores.get("fineness") else Kind[scores["kind"].upper()].tilde
     for judged in ("distortion", "-ELBO to N(0, I)", "-ELBO"):
         if curve := validation_curve(run.metrics(), f"validation {judged}", about=about):
             show(f"validation {judged} over the training  {curve}", "")

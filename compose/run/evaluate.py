@@ -118,13 +118,18 @@ def score(
     return Scores((total / samples).cpu(), None if nll is None else nll.cpu(), means, samples, parts)
 
 
+def stepwise(model: ModelDensity) -> list[Density]:
+    """The parts of a model whose L is found in steps; what training selects on is then an estimate."""
+    return [part for part in model.modules() if isinstance(part, Density) and part.solved]
+
+
 def fineness(model: ModelDensity, split: Split, seed: int = 0) -> dict[str, float] | None:
     """How far L is off for being found in steps: against twice as many, with the same draws, on the first examples.
 
     Returns:
         ``examples``, and the ``mean`` and the ``most`` of the differences, in nats; none where nothing takes steps.
     """
-    parts: list[Any] = [part for part in model.modules() if isinstance(part, Density) and part.solved]
+    parts: list[Any] = stepwise(model)
     if not parts:
         return None
     few = replace(split, x=split.x[:BLOCK], y=None if split.y is None else split.y[:BLOCK])

@@ -23,7 +23,7 @@ from compose.run.batches import Batches
 from compose.run.budget import Budget
 from compose.run.compiled import compiled, explained
 from compose.run.diagnosis import diagnosis
-from compose.run.evaluate import cost_of
+from compose.run.evaluate import cost_of, stepwise
 from compose.run.frozen import Frozen, encoded, frozen_stages
 from compose.run.log import Log
 from compose.run.player import Actor, Rival, part
@@ -260,7 +260,8 @@ class Stretch:
             keep_snapshot(self.loop.run, self.index, self.at["step"], scored)
         if not implicit:
             self.log.write(self.index, self.at["step"], **{f"validation {judged}": cost})
-            self.view.note(f"step {self.at['step']:>6}   validation {judged} {scored.kind.tilde}{cost:.2f} nats")
+            about = "~" if judged == "-ELBO" and stepwise(scored) else scored.kind.tilde
+            self.view.note(f"step {self.at['step']:>6}   validation {judged} {about}{cost:.2f} nats")
 
     def _judged_by(self) -> str:
         """Which cost tells the best weights: the bound, unless no objective minds more than the distortion."""
