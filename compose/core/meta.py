@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
-from torch import nn
+from torch import Tensor, nn
 
 
 @contextmanager
@@ -20,8 +21,15 @@ def without_memory() -> Iterator[None]:
     def to_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> Any:
         return None if parameter is None else nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad)
 
+    normal_ = Tensor.normal_
+
+    # Without memory there is nothing to fill; torch would import its compiler to find that out, for longer than itself.
+    def filled(tensor: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return tensor if tensor.is_meta else normal_(tensor, *args, **kwargs)
+
     handle = nn.modules.module.register_module_parameter_registration_hook(to_meta)
     try:
-        yield
+        with patch.object(Tensor, "normal_", filled):
+            yield
     finally:
         handle.remove()
