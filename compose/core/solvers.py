@@ -9,7 +9,9 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
+
+from compose.core.roles import Density
 
 #: Velocity at a point and a time, and what else is summed up along the way; none where nothing is.
 Field = Callable[[Tensor, float], tuple[Tensor, Tensor | None]]
@@ -63,6 +65,11 @@ def solve(field: Field, x: Tensor, times: Sequence[float], by: Tableau) -> tuple
             if rate is not None:
                 found = weight * (s - t) * rate if found is None else found.add(rate, alpha=weight * (s - t))
     return x, found
+
+
+def stepwise(module: nn.Module) -> list[Density]:
+    """The densities in it whose L is found in steps; what training selects on is then an estimate."""
+    return [part for part in module.modules() if isinstance(part, Density) and part.solved]
 
 
 def _along(x: Tensor, slopes: Sequence[Tensor], parts: Sequence[float], step: float) -> Tensor:

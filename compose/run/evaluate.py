@@ -20,8 +20,9 @@ from compose.core import random
 from compose.core.errors import KindError, RunError
 from compose.core.kinds import Kind
 from compose.core.model import ModelDensity
-from compose.core.roles import Density, Mode
+from compose.core.roles import Mode
 from compose.core.samplers import Samplers
+from compose.core.solvers import stepwise
 from compose.core.spaces import Real
 from compose.core.terms import bits_per_dim, views
 from compose.data.source import Source, Split
@@ -116,11 +117,6 @@ def score(
     nll = math.log(samples) - log_sum if model.kind.importance_weighted else None
     means, parts = ({name: float(value) / (n * samples) for name, value in sums.items()} for sums in (terms, within))
     return Scores((total / samples).cpu(), None if nll is None else nll.cpu(), means, samples, parts)
-
-
-def stepwise(model: ModelDensity) -> list[Density]:
-    """The parts of a model whose L is found in steps; what training selects on is then an estimate."""
-    return [part for part in model.modules() if isinstance(part, Density) and part.solved]
 
 
 def fineness(model: ModelDensity, split: Split, seed: int = 0) -> dict[str, float] | None:

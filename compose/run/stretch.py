@@ -16,6 +16,7 @@ from compose.core.kinds import Kind
 from compose.core.model import ModelDensity
 from compose.core.objective import Loss
 from compose.core.quantizer import Quantizer
+from compose.core.solvers import stepwise
 from compose.core.terms import rates_and_distortion
 from compose.recipe.recipe import Phase
 from compose.run import state
@@ -23,7 +24,7 @@ from compose.run.batches import Batches
 from compose.run.budget import Budget
 from compose.run.compiled import compiled, explained
 from compose.run.diagnosis import diagnosis
-from compose.run.evaluate import cost_of, stepwise
+from compose.run.evaluate import cost_of
 from compose.run.frozen import Frozen, encoded, frozen_stages
 from compose.run.log import Log
 from compose.run.player import Actor, Rival, part

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from compose.core.gaussians import LOG_2PI
+from compose.core.solvers import stepwise
 from compose.core.spaces import Codes, Real, Space
 from compose.testing.contract import ContractError, require
 from compose.testing.noise import Noise, Tape
@@ -225,11 +226,6 @@ def expectation(score: Score, x: Tensor) -> Integral:
     return over_noise(score, x, lambda values, log_density: values * log_density.exp(), 1e-6)
 
 
-def takes_steps(module: nn.Module) -> bool:
-    """Whether something in it is found in many small steps."""
-    return any(getattr(part, "solved", False) for part in module.modules())
-
-
 def measurable(space: Space, score: Score, of: nn.Module) -> bool:
     """Whether the mass over a space can be told: few codes and little noise, or at most two reals, noise counted.
 
@@ -238,7 +234,7 @@ def measurable(space: Space, score: Score, of: nn.Module) -> bool:
     if isinstance(space, Codes) and space.size**space.dim > 64:
         return False
     noise = sum(NoiseOf.found(score, draw(space, 1)).sizes)
-    if takes_steps(of):
+    if stepwise(of):
         return not noise and (isinstance(space, Codes) or space.dim == 1)
     return noise <= _MOST_NOISE if isinstance(space, Codes) else space.dim + noise <= 2
 

@@ -17,10 +17,11 @@ from compose.core.errors import KindError
 from compose.core.gaussians import LOG_2PI
 from compose.core.kinds import Kind
 from compose.core.roles import Stage, StagePart, Step
+from compose.core.solvers import stepwise
 from compose.core.spaces import Codes, Space
 from compose.core.terms import TERMS, total
 from compose.testing.contract import ContractError, contract, mostly_same, require, same
-from compose.testing.integrals import CALM, calmly, check_mass_and_draws, expectation, measurable, takes_steps
+from compose.testing.integrals import CALM, calmly, check_mass_and_draws, expectation, measurable
 from compose.testing.noise import Tape
 from compose.testing.subject import LABELS, ROWS, SPACES, Built, Inputs, check_labels, check_values, draw, takes_labels
 
@@ -200,7 +201,7 @@ def _mass_and_draws(subject: StageSubject, shaken: float) -> bool:
 def closed_forms_are_expectations(subject: StageSubject) -> bool:
     """Asked for closed forms, it gives the Gaussian it draws from, and its terms keep their expectations."""
     whole: Any = subject.module()
-    if not whole.closed_form or takes_steps(whole):
+    if not whole.closed_form or stepwise(whole):
         return False
     x, c = subject.inputs(whole, 2)
 

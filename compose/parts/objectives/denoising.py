@@ -16,7 +16,7 @@ from compose.core.terms import Ledger
 
 
 class Denoising(ObjectivePart):
-    """Minimises ``|eps - eps_hat|^2 / 2`` of a diffusion prior at random times, each time alike; it is no bound.
+    """Minimises ``|eps - eps_hat|^2 / 2`` of a diffusion, or of a flow its velocity, at random times; it is no bound.
 
     The bound weighs the last bit of noise most, which nobody sees. Stages below the prior get no gradient of it.
     """
@@ -35,7 +35,7 @@ class Denoising(ObjectivePart):
         if promised(slot) is Kind.NONE:
             yield Misfit(f"'{self.type}' goes up to the prior, and of this implicit model no way leads up.")
         elif not slot.model.denoises:
-            yield Misfit(f"'{self.type}' trains a diffusion prior, and this model has none.")
+            yield Misfit(f"'{self.type}' trains a 'diffusion' or 'flow_matching' prior, and this model has none.")
 
     @property
     def reaches(self) -> tuple[str, ...]:
