@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from compose.cli import catalogue, compare, recipes, runs, verification
+from compose.cli import ablations, catalogue, compare, recipes, runs, verification
 from compose.core.errors import ComposeError
 
 app = typer.Typer(
@@ -26,6 +26,8 @@ for command in (runs.train, runs.evaluate, runs.sample, compare.diff):
     app.command()(command)
 app.command("show")(runs.show_run)
 app.command()(verification.verify)
+for command in (ablations.ablate, ablations.report):
+    app.command()(command)
 new.command("part")(catalogue.new_part)
 app.add_typer(new, name="new")
 
@@ -54,6 +56,7 @@ def options(
       compose fits vae_flow_prior --at model.prior   what else fits there
       compose verify vae_flow_prior                  its likelihood, proven
       compose train vae_flow_prior                   a run, with its ledger and pictures
+      compose ablate prior                           what another prior changes, with intervals
     """
 
 

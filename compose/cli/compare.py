@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from compose.ablation.guard import alike, of_other_things, protocol_changes
 from compose.cli.options import Plugins, show, table
 
 if TYPE_CHECKING:
     from compose.recipe.recipe import Recipe
     from compose.run.directory import Run
-
-#: Entries of a protocol that say how a score was estimated, not of what: -ELBO compares across them, NLL does not.
-ESTIMATE = ("kind", "mode", "K", "evaluation seed")
 
 #: What is measured on samples, and what says how.
 MEASURES = {
@@ -24,7 +21,6 @@ MEASURES = {
     "means": ("Frechet distance", "precision", "recall", "density", "coverage"),
     "modes": ("found", "high quality", "reverse KL"),
 }
-MEASURED_BY = ("features", "classifier", "samples", "neighbours", "within", "of", "seed")
 
 Either = Annotated[str, typer.Argument(help="A run directory, a recipe file, or the name of a shipped recipe.")]
 
@@ -40,6 +36,8 @@ def diff(a: Either, b: Either, plugin: Plugins = None) -> None:
       compose diff vae vae_flow_prior
       compose diff runs/vae runs/vae_flow_prior
     """
+    from compose.recipe.changes import changes
+
     first, second = _run(a), _run(b)
     recipes = [_recipe(name, run) for name, run in ((a, first), (b, second))]
     rows = list(changes(*recipes))
@@ -63,29 +61,12 @@ def _measures(a: dict[str, Any], b: dict[str, Any]) -> Iterator[tuple[str, str, 
     """What was measured on both runs' samples, in the same way, side by side."""
     for group, keys in MEASURES.items():
         one, other = a.get(group), b.get(group)
-        if one is None or other is None or any(one.get(key) != other.get(key) for key in MEASURED_BY):
+        if one is None or other is None or not alike(one, other):
             continue
         for key in keys:
             if key in one and key in other:
                 digits = 0 if key == "found" else 4
                 yield key, _number(one[key], digits), _number(other[key], digits)
-
-
-def changes(a: Recipe, b: Recipe) -> Iterator[tuple[str, str, str]]:
-    """The key paths at which two recipes differ, defaults written out, with both values."""
-    from compose.recipe.write import plain
-
-    left, right = (dict(_leaves(plain(recipe, full=True))) for recipe in (a, b))
-    for key in dict.fromkeys((*left, *right)):
-        if left.get(key) != right.get(key):
-            yield key, left.get(key, ""), right.get(key, "")
-
-
-def protocol_changes(a: dict[str, Any], b: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """The entries in which two protocols differ."""
-    return [
-        (key, str(a.get(key, "")), str(b.get(key, ""))) for key in dict.fromkeys((*a, *b)) if a.get(key) != b.get(key)
-    ]
 
 
 def _ledger(
@@ -97,7 +78,7 @@ def _ledger(
 
     differ = protocol_changes(scores[0]["protocol"], scores[1]["protocol"])
     show("", table([f"protocol, {split}", *names], differ) if differ else f"{split}: the protocols are the same.")
-    if any(key not in ESTIMATE for key, _, _ in differ):
+    if of_other_things(scores[0]["protocol"], scores[1]["protocol"]):
         show("These are scores of different things, so they are not set side by side.")
         return
     kinds = [each["protocol"]["kind"] for each in scores]
@@ -144,14 +125,3 @@ def _recipe(name: str, run: Run | None) -> Recipe:
     from compose.recipe.check import load_recipe
 
     return load_recipe(name) if run is None else run.recipe
-
-
-def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    """Every plain value by its key path; a list of plain values counts as one."""
-    below = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    if isinstance(value, list) and not any(isinstance(item, (dict, list)) for item in value):
-        below = ()
-    if not below:
-        yield path, value if isinstance(value, str) else json.dumps(value)
-    for key, inner in below:
-        yield from _leaves(inner, f"{path}.{key}" if path else str(key))

@@ -34,6 +34,10 @@ class RunError(ComposeError):
     """A run directory is missing, incomplete or made with other code."""
 
 
+class AblationError(ComposeError):
+    """The folder of an ablation is missing, taken or cannot be written, or there is nothing in it to compare."""
+
+
 @dataclass(frozen=True)
 class Fault:
     """One thing wrong with a recipe.

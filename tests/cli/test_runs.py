@@ -11,7 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from compose.cli.compare import changes, protocol_changes
+from compose.ablation.guard import protocol_changes
+from compose.recipe.changes import changes
 from compose.cli.runs import validation_curve
 from compose.recipe.check import load_recipe
 

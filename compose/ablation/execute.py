@@ -1,0 +1,208 @@
+"""Trains the cells of an ablation: here, in several processes, or on a Ray cluster.
+
+Every engine does the same thing, in any number of processes at once: take the next cell that nobody holds, finish it,
+go on. What there is to do lies in the folder, so a second ``compose ablate`` on it, or one on another machine that sees
+it, takes its share.
+"""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import os
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from compose.ablation.folder import Folder, full_disk, planned_cells
+from compose.ablation.grid import Cell
+from compose.core import registry
+from compose.core.errors import AblationError, ComposeError, RunError
+from compose.run.directory import Run
+from compose.run.train import resume, train
+
+#: How often a cell whose process was killed is begun anew before it counts as failed.
+TRIES = 2
+PAUSE = 0.2
+
+Came = Literal["done", "failed", "taken"]
+Tell = Callable[[str], None]
+
+
+def work(folder: Folder, tell: Tell = lambda text: None, how: dict[str, Any] | None = None) -> None:
+    """Finishes every cell that is not done and that nobody else holds.
+
+    Args:
+        folder: Of the ablation.
+        tell: Told in a sentence what had to be done anew, and why.
+        how: Arguments of ``compose.train``: ``threads``, ``accelerator``, ``compile``.
+
+    Raises:
+        AblationError: the disk is full.
+    """
+    for cell in planned_cells(folder):
+        if folder.record(cell.id) is None:
+            finish(folder, cell, tell, how)
+
+
+def finish(folder: Folder, cell: Cell, tell: Tell = lambda text: None, how: dict[str, Any] | None = None) -> Came:
+    """Trains a cell to its end, from where it stands.
+
+    A cell that fails is noted with its error; what stands in a folder that cannot be gone on with is set aside.
+
+    Raises:
+        AblationError: the disk is full; no cell could be finished.
+    """
+    with folder.claim(cell.id) as held:
+        if not held:
+            return "taken"
+        if (record := folder.record(cell.id)) is not None:  # finished between a look at it and the lock
+            return record["state"]
+        began = time.monotonic()
+        try:
+            run = _trained(folder, cell, tell, how or {})
+        except Exception as error:
+            if full_disk(error):
+                raise AblationError(
+                    f"the disk of {folder.path} is full: {error}. What is finished is kept; make room and run it again."
+                ) from error
+            said = str(error) if isinstance(error, ComposeError) else f"{type(error).__name__}: {error}"
+            folder.fail(cell.id, error=said, trace=traceback.format_exc(), wall=time.monotonic() - began)
+            return "failed"
+        folder.finish(cell.id, trained=run.training_seconds, wall=time.monotonic() - began)
+        # What a model's hooks and caches hold in a circle would else stay until the collector comes by.
+        gc.collect()
+        return "done"
+
+
+def _trained(folder: Folder, cell: Cell, tell: Tell, how: dict[str, Any]) -> Run:
+    """The run of a cell, begun or gone on with."""
+    path = folder.cell(cell.id)
+    if (path / "recipe.yaml").is_file():
+        try:
+            run = Run(path)
+            return run if run.scored else resume(path, progress=False)
+        except Exception as error:
+            if full_disk(error) or not _is_broken(error):
+                raise
+            aside = folder.set_aside(cell.id)
+            tell(f"{cell.label}, seed {cell.seed}: {_first_line(error)} It begins anew; the old is in {aside}.")
+    return train(cell.recipe, path, progress=False, **how)
+
+
+def _is_broken(error: Exception) -> bool:
+    """Whether an error says that what lies in a run directory cannot be read, which training anew mends."""
+    from safetensors import SafetensorError
+
+    return isinstance(error, (RunError, SafetensorError, ValueError, KeyError, OSError))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".") + "."
+
+
+def check_finished(folder: Folder, tell: Tell) -> None:
+    """Sees to it that every finished cell is as it was written; one that is not is set aside, to be trained anew."""
+    for address, label, seed in folder.plan.cells:
+        if folder.done(address) and (name := folder.corrupted(address)):
+            with folder.claim(address) as held:
+                if held:
+                    where = folder.set_aside(address) if folder.cell(address).exists() else folder.forget(address)
+                    at = f"; the old is in {where}" if where else ""
+                    tell(f"{label}, seed {seed}: {name} is not as it was written, so it is trained anew{at}.")
+
+
+def in_processes(folder: Folder, count: int, tell: Tell, how: dict[str, Any]) -> None:
+    """Works in so many processes until every cell has ended; one that is killed is replaced.
+
+    Args:
+        folder: Of the ablation.
+        count: How many.
+        tell: Told in a sentence what had to be done anew, and why.
+        how: Arguments of ``compose.train``.
+
+    Raises:
+        AblationError: a process says that it cannot go on, such as for a full disk.
+    """
+    context = multiprocessing.get_context("spawn")
+    tries: dict[str, int] = {}
+    arguments = (str(folder.path), how, list(registry.plugins()))
+    while _left(folder):
+        said = context.SimpleQueue()
+        processes = [context.Process(target=_worker, args=(*arguments, said)) for _ in range(count)]
+        for process in processes:
+            process.start()
+        held: dict[int, str] = {}
+        while any(process.is_alive() for process in processes):
+            held |= _holders(folder)
+            time.sleep(PAUSE)
+        while not said.empty():
+            final, text = said.get()
+            if final:
+                raise AblationError(text)
+            tell(text)
+        for process in processes:
+            if process.exitcode:
+                _was_killed(folder, held.get(process.pid or 0), process.exitcode, tries, tell)
+        if all(process.exitcode == 0 for process in processes):
+            # What is left is held by others, who see to it.
+            return
+
+
+def _worker(path: str, how: dict[str, Any], plugins: Sequence[str], said: Any) -> None:
+    """One process of several; it ends with the one that started it, and at once where that is interrupted."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        for plugin in plugins:
+            registry.load_plugin(plugin)
+        work(Folder(path), lambda text: said.put((False, text)), how)
+    except ComposeError as error:
+        said.put((True, str(error)))
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _left(folder: Folder) -> list[str]:
+    return [address for address, _, _ in folder.plan.cells if folder.record(address) is None]
+
+
+def _holders(folder: Folder) -> dict[int, str]:
+    """The process that holds each cell, of those that say so."""
+    beats = ((address, folder.beat(address)) for address in _left(folder))
+    return {beat["pid"]: address for address, beat in beats if beat is not None}
+
+
+def _was_killed(folder: Folder, address: str | None, code: int, tries: dict[str, int], tell: Tell) -> None:
+    """Notes that a process died while it held a cell; after the second time the cell has failed."""
+    if address is None or folder.record(address) is not None:
+        return
+    tries[address] = tries.get(address, 0) + 1
+    ended = f"by signal {-code}" if code < 0 else f"with exit code {code}"
+    label, seed = next((label, seed) for each, label, seed in folder.plan.cells if each == address)
+    if tries[address] >= TRIES:
+        error = f"its process ended {ended}, {TRIES} times; often the memory was full"
+        folder.fail(address, error=error, trace="", wall=0.0)
+    else:
+        tell(f"{label}, seed {seed}: its process ended {ended}; another one goes on with it.")
+
+
+def retry_failed(folder: Folder) -> None:
+    """Forgets that cells failed, so that they are tried again, from where they stand."""
+    for address, _, _ in folder.plan.cells:
+        if (folder.record(address) or {}).get("state") == "failed":
+            folder.forget(address)
+
+
+def folder_for(out: str | Path | None, name: str) -> Path:
+    """Where an ablation goes: ``runs/ablations/NAME`` by default."""
+    return Path(out) if out is not None else Path("runs") / "ablations" / name

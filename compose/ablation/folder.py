@@ -1,0 +1,312 @@
+"""The folder of an ablation: what was planned, and a run directory for each cell.
+
+plan.json        the question, every variant with its recipe, every cell
+cells/ID/        the run directory of a cell
+cells/ID.json    written last: how it ended, with the digest of each file that its numbers are in
+cells/ID.lock    held while a process trains it; cells/ID.beat says who, and is touched every few seconds
+report.html, table.csv, table.md, table.tex, cells.parquet
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from compose.ablation.grid import Cell, Grid
+from compose.core.errors import AblationError
+from compose.recipe.check import check_tree
+from compose.recipe.recipe import Recipe
+from compose.recipe.text import parse_text
+from compose.recipe.write import to_yaml
+from compose.run.directory import Run, write_text
+
+#: Seconds between two beats, and how old the last one is of a process on another machine that is taken for dead.
+BEAT, DEAD = 5.0, 60.0
+#: The files of a run that its numbers are in.
+KEPT = ("recipe.yaml", "run.json", "model.safetensors", "scores.json", "scores.safetensors")
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A variant as its folder remembers it.
+
+    Args:
+        label: What tables call it.
+        values: The label of its value on each axis; empty for a base beside the grid.
+        recipe: Its recipe, as YAML.
+        changes: The key paths at which it differs from the base, with both values.
+        equation: The bound it composes; empty where there is no likelihood.
+        parameters: How many numbers its model trains.
+        flops: Of ``log_prob`` of one example, or of one sample where there is no likelihood.
+    """
+
+    label: str
+    values: dict[str, str]
+    recipe: str
+    changes: list[list[str]]
+    equation: str
+    parameters: int
+    flops: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an ablation set out to do.
+
+    Args:
+        name: What it is called.
+        question: What is asked.
+        of: The recipe that the base is.
+        base: The label of the variant that all others are set against.
+        judged_by: The number that answers; empty where that follows from what there is.
+        budget: What each cell may spend, in words.
+        command: What made it.
+        variants: The base first.
+        cells: ``(address, label of the variant, seed)`` each.
+        faulty: What does not type-check: label and why.
+    """
+
+    name: str
+    question: str
+    of: str
+    base: str
+    judged_by: str
+    budget: str
+    command: str
+    variants: list[Planned]
+    cells: list[tuple[str, str, int]]
+    faulty: dict[str, str]
+
+
+class Folder:
+    """The folder of an ablation that exists.
+
+    Args:
+        path: The folder.
+
+    Raises:
+        AblationError: it holds no ablation.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.cells = self.path / "cells"
+        if not (self.path / "plan.json").is_file():
+            raise AblationError(f"{path} holds no ablation (no plan.json); 'compose ablate FILE --out {path}' makes one.")
+        said = json.loads((self.path / "plan.json").read_text())
+        variants = [Planned(**each) for each in said.pop("variants")]
+        cells = [(address, label, seed) for address, label, seed in said.pop("cells")]
+        self.plan = Plan(**said, variants=variants, cells=cells)
+
+    @classmethod
+    def create(cls, path: str | Path, plan: Plan) -> Folder:
+        """Makes the folder, or goes on in that of the same ablation.
+
+        Raises:
+            AblationError: it holds another ablation or something else, or cannot be written.
+        """
+        folder = Path(path)
+        said = {**vars(plan), "variants": [vars(variant) for variant in plan.variants]}
+        try:
+            if (folder / "plan.json").is_file():
+                there = json.loads((folder / "plan.json").read_text())
+                if (there["name"], there["question"], there["of"]) != (plan.name, plan.question, plan.of):
+                    raise AblationError(
+                        f"{folder} holds another ablation, '{there['name']}' of {there['of']}: {there['question']} "
+                        "Choose another --out."
+                    )
+            elif folder.is_dir() and any(each.name != "cells" for each in folder.iterdir()):
+                raise AblationError(f"{folder} is not empty and holds no ablation; choose another --out.")
+            (folder / "cells").mkdir(parents=True, exist_ok=True)
+            write_text(folder / "plan.json", json.dumps(said, indent=2) + "\n")
+        except OSError as error:
+            raise AblationError(f"{folder} cannot be written: {error.strerror}.") from error
+        return cls(folder)
+
+    def cell(self, address: str) -> Path:
+        """The run directory of a cell, whether it exists or not."""
+        return self.cells / address
+
+    def record(self, address: str) -> dict[str, Any] | None:
+        """How a cell ended; none while it has not."""
+        try:
+            return json.loads((self.cells / f"{address}.json").read_text())
+        except (OSError, ValueError):
+            return None
+
+    def done(self, address: str) -> bool:
+        """Whether a cell came to its end, well."""
+        return (self.record(address) or {}).get("state") == "done"
+
+    def run(self, address: str) -> Run:
+        """The run of a cell."""
+        return Run(self.cell(address))
+
+    def recipe(self, label: str, seed: int) -> Recipe:
+        """What a cell trains."""
+        text = next(variant.recipe for variant in self.plan.variants if variant.label == label)
+        return check_tree(parse_text(text, label)).recipe.model_copy(update={"seed": seed})
+
+    def finish(self, address: str, **said: Any) -> None:
+        """Notes that a cell is done, with the digests of its files."""
+        files = {name: _digest(self.cell(address) / name) for name in KEPT if (self.cell(address) / name).is_file()}
+        self._write(address, {"state": "done", "files": files, **said})
+
+    def fail(self, address: str, **said: Any) -> None:
+        """Notes why a cell failed."""
+        self._write(address, {"state": "failed", **said})
+
+    def forget(self, address: str) -> None:
+        """Forgets how a cell ended."""
+        (self.cells / f"{address}.json").unlink(missing_ok=True)
+
+    def corrupted(self, address: str) -> str:
+        """The first file of a finished cell that is not as it was written; empty where all are."""
+        for name, digest in (self.record(address) or {}).get("files", {}).items():
+            if _digest(self.cell(address) / name) != digest:
+                return name
+        return ""
+
+    def set_aside(self, address: str) -> Path:
+        """Moves the run directory of a cell out of the way; nothing is deleted."""
+        number = 1
+        while (aside := self.cells / f"{address}.broken-{number}").exists():
+            number += 1
+        self.cell(address).rename(aside)
+        self.forget(address)
+        return aside
+
+    def beat(self, address: str) -> dict[str, Any] | None:
+        """Who holds a cell and how long ago it last said so, ``seconds``; none where nobody ever did."""
+        file = self.cells / f"{address}.beat"
+        try:
+            return {**json.loads(file.read_text()), "seconds": time.time() - file.stat().st_mtime}
+        except (OSError, ValueError):
+            return None
+
+    @contextmanager
+    def claim(self, address: str) -> Iterator[bool]:
+        """Holds a cell while the block runs, if nobody else does; gives whether it is held.
+
+        The lock is the operating system's: it ends with the process, however that ends. Where a file system does not
+        share locks between machines, the beat of another one tells.
+        """
+        lock = FileLock(self.cells / f"{address}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            yield False
+            return
+        except OSError as error:
+            raise AblationError(f"{lock.lock_file} cannot be locked: {error}.") from error
+        try:
+            other = self.beat(address)
+            if other is not None and other["host"] != socket.gethostname() and other["seconds"] < DEAD:
+                yield False
+                return
+            with self._beating(address):
+                yield True
+        finally:
+            lock.release()
+
+    @contextmanager
+    def _beating(self, address: str) -> Iterator[None]:
+        file, over = self.cells / f"{address}.beat", threading.Event()
+        write_text(file, json.dumps({"host": socket.gethostname(), "pid": os.getpid()}) + "\n")
+
+        def go_on() -> None:
+            while not over.wait(BEAT):
+                os.utime(file)
+
+        beating = threading.Thread(target=go_on, daemon=True)
+        beating.start()
+        try:
+            yield
+        finally:
+            over.set()
+            beating.join()
+            file.unlink(missing_ok=True)
+
+    def _write(self, address: str, record: dict[str, Any]) -> None:
+        write_text(self.cells / f"{address}.json", json.dumps(record, indent=2) + "\n")
+
+
+def plan_of(grid: Grid, command: str) -> Plan:
+    """What a grid sets out to do."""
+    from compose.recipe.changes import changes
+
+    ablation = grid.asked.ablation
+    base = grid.variants[grid.base].recipe
+    variants = [
+        Planned(
+            label=each.label,
+            values=each.values,
+            recipe=to_yaml(each.recipe, full=True),
+            changes=[list(change) for change in changes(base, each.recipe)],
+            equation=_equation(each.recipe),
+            parameters=each.parameters,
+            flops=each.flops,
+        )
+        for each in grid.variants.values()
+    ]
+    return Plan(
+        name=grid.asked.name,
+        question=ablation.question,
+        of=ablation.base,
+        base=grid.base,
+        judged_by=ablation.judged_by or "",
+        budget=budget_said(grid),
+        command=command,
+        variants=variants,
+        cells=[(cell.id, cell.label, cell.seed) for cell in grid.cells],
+        faulty={label: "; ".join(fault.message for fault in faults) for label, faults in grid.faulty.items()},
+    )
+
+
+def planned_cells(folder: Folder) -> list[Cell]:
+    """The cells of a folder, with their recipes."""
+    return [Cell(address, label, seed, folder.recipe(label, seed)) for address, label, seed in folder.plan.cells]
+
+
+def budget_said(grid: Grid) -> str:
+    """What each cell may spend, in words."""
+    budget = grid.asked.ablation.budget
+    if budget is None:
+        return "each trains as its recipe says"
+    if budget.steps is not None:
+        return f"{budget.steps:,} steps each"
+    return f"{budget.seconds:g} seconds of training each" if budget.seconds else f"{budget.flops:.3g} FLOPs each"
+
+
+def full_disk(error: BaseException | None) -> bool:
+    """Whether an error, or what it came from, is that there is no room left."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _equation(recipe: Recipe) -> str:
+    from compose.core.kinds import Kind
+    from compose.recipe.check import check_declared
+    from compose.recipe.equation import equation
+
+    found = equation(check_declared(recipe))
+    return "" if found.kind is Kind.NONE else found.text
+
+
+def _digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""

@@ -1,0 +1,86 @@
+"""The report of an ablation: one page that opens from disk, and its tables as files."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from compose.ablation.pictures import figures, samples
+from compose.ablation.results import Outcome, Results
+from compose.ablation.tables import tables, write_tables
+from compose.ablation.words import answer, cautions, freezing, headline, training_said
+from compose.core.errors import AblationError
+from compose.run.directory import write_text
+
+
+def write_report(results: Results) -> Path:
+    """Writes ``report.html`` and the tables into the ablation's folder.
+
+    Raises:
+        AblationError: the folder cannot be written.
+    """
+    page = results.folder.path / "report.html"
+    try:
+        write_tables(results, results.folder.path)
+        write_text(page, html(results))
+    except OSError as error:
+        raise AblationError(f"{page} cannot be written: {error.strerror}.") from error
+    return page
+
+
+def html(results: Results) -> str:
+    """The page: nothing in it comes from elsewhere."""
+    from jinja2 import Environment, StrictUndefined
+
+    text = files("compose.ablation").joinpath("report.html").read_text(encoding="utf-8")
+    template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True).from_string(text)
+    cells = len(results.plan.cells)
+    return template.render(
+        plan=results.plan,
+        base=results.base.label,
+        headline=headline(results),
+        answer=answer(results),
+        freezing=freezing(results),
+        cautions=cautions(results),
+        tables=tables(results),
+        figures=figures(results),
+        samples=samples(results),
+        variants=[_variant(results, outcome) for outcome in results.outcomes],
+        missing=results.missing,
+        cells=cells,
+        seconds=sum(each.trained for outcome in results.outcomes for each in outcome.scored.values()),
+        made=_made(results),
+    )
+
+
+def _variant(results: Results, outcome: Outcome) -> dict[str, Any]:
+    recipe = results.folder.recipe(outcome.label, 0)
+    return {
+        "label": outcome.label,
+        "changes": outcome.planned.changes,
+        "equation": outcome.planned.equation or "implicit: it has samples and no likelihood",
+        "trains": training_said(recipe),
+        "recipe": outcome.planned.recipe,
+        "failed": sorted(outcome.failed.items()),
+        "warnings": warnings(outcome),
+        "runs": [str(each.run.path.relative_to(results.folder.path)) for each in outcome.scored.values()],
+    }
+
+
+def warnings(outcome: Outcome) -> list[str]:
+    """What is unhealthy in a variant's trainings: each warning once, with the seeds that have it."""
+    found: dict[str, list[int]] = {}
+    for seed, scored in outcome.scored.items():
+        said = [record["warning"] for record in scored.scores["health"] if "warning" in record]
+        for warning in (*said, *scored.scores["warnings"]):
+            found.setdefault(warning, []).append(seed)
+    return [f"seed {', '.join(map(str, seeds))}: {warning}" for warning, seeds in found.items()]
+
+
+def _made(results: Results) -> str:
+    first = next((outcome.first for outcome in results.outcomes if outcome.first is not None), None)
+    if first is None:
+        return ""
+    versions = first.run.record["versions"]
+    return ", ".join(f"{name} {version}" for name, version in versions.items())

@@ -1,0 +1,246 @@
+"""What came of an ablation: the numbers of each cell, which of them compare, and what each change did."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from compose.ablation.folder import Folder, Planned
+from compose.ablation.guard import alike, of_other_things
+from compose.ablation.question import MEASURES
+from compose.ablation.statistics import Effect, paired
+from compose.core.kinds import Kind
+from compose.run.directory import Run
+
+SPLIT = "test"
+#: Where a number that needs no likelihood stands in the record of measures.
+_MEASURED = {
+    "Frechet distance": ("coverage", "Frechet distance"),
+    "precision": ("coverage", "precision"),
+    "recall": ("coverage", "recall"),
+    "coverage": ("coverage", "coverage"),
+    "modes found": ("modes", "found"),
+    "high quality": ("modes", "high quality"),
+    "reverse KL": ("modes", "reverse KL"),
+    "seconds a sample": ("sampling", "seconds a sample"),
+}
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What a finished training says of itself.
+
+    Args:
+        label: Of its variant, or the name of its run.
+        seed: Its seed.
+        run: Its directory.
+        scores: What ``scores.json`` holds.
+        trained: Seconds of training.
+    """
+
+    label: str
+    seed: int
+    run: Run
+    scores: dict[str, Any]
+    trained: float
+
+    @property
+    def split(self) -> dict[str, Any]:
+        """The ledger of the test split; empty where there is no likelihood."""
+        return self.scores["splits"].get(SPLIT, {})
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """What its scores are of; empty where there is no likelihood."""
+        return self.split.get("protocol", {})
+
+    @property
+    def kind(self) -> Kind:
+        """What its L promises."""
+        return Kind[self.scores["kind"].upper()]
+
+    def number(self, measure: str) -> float | None:
+        """One of ``MEASURES``, or none where it has none."""
+        if measure in ("-ELBO", "NLL"):
+            return self.split.get(measure)
+        group, key = _MEASURED[measure]
+        return (self.scores["measures"].get(group) or {}).get(key)
+
+    def of_examples(self, measure: str) -> Any:
+        """A number of every test example, ``(n,)``."""
+        from safetensors.numpy import load_file
+
+        return load_file(self.run.path / "scores.safetensors")[f"{SPLIT}/{measure}"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A variant with its finished trainings, set against the base.
+
+    Args:
+        planned: The variant.
+        scored: Its trainings that came to their end, by seed.
+        failed: The error of each training that failed, by seed.
+        effects: What the change did, by measure; empty for the base, and where nothing compares.
+        apart: Why its scores are of other things than the base's; empty where they compare.
+        blank: Why a measure that it has is not compared, by measure.
+    """
+
+    planned: Planned
+    scored: dict[int, Scored]
+    failed: dict[int, str]
+    effects: dict[str, Effect]
+    apart: list[tuple[str, str, str]]
+    blank: dict[str, str]
+
+    @property
+    def label(self) -> str:
+        """Of its variant."""
+        return self.planned.label
+
+    @property
+    def first(self) -> Scored | None:
+        """The training of its first seed; none where none is finished."""
+        return next(iter(self.scored.values()), None)
+
+    def mean(self, measure: str) -> float | None:
+        """The mean of a measure over the seeds; none where one of them has none."""
+        return _mean([each.number(measure) for each in self.scored.values()])
+
+    def spread(self, measure: str) -> float | None:
+        """Its standard deviation over the seeds; none for fewer than two."""
+        numbers = [each.number(measure) for each in self.scored.values()]
+        found = [number for number in numbers if number is not None]
+        return statistics.stdev(found) if len(found) > 1 and len(found) == len(numbers) else None
+
+    def view(self, name: str) -> float | None:
+        """The mean of ``distortion``, or of all rates together as ``rate``."""
+        return _mean([_view(each.split, name) for each in self.scored.values()])
+
+    @property
+    def trained(self) -> float | None:
+        """Mean seconds of training."""
+        return _mean([each.trained for each in self.scored.values()])
+
+
+class Results:
+    """All that is finished in the folder of an ablation.
+
+    Args:
+        folder: The folder.
+    """
+
+    def __init__(self, folder: Folder) -> None:
+        self.folder, self.plan = folder, folder.plan
+        self.outcomes = list(self._outcomes())
+
+    @property
+    def base(self) -> Outcome:
+        """What all others are set against."""
+        return self.outcomes[0]
+
+    @cached_property
+    def judged_by(self) -> str:
+        """The measure that answers the question."""
+        if self.plan.judged_by:
+            return self.plan.judged_by
+        wanted = ("-ELBO", "modes found", "Frechet distance", "seconds a sample")
+        return next((name for name in wanted if self.base.mean(name) is not None), wanted[0])
+
+    @property
+    def missing(self) -> list[tuple[str, int]]:
+        """Label and seed of the cells that have not ended."""
+        return [(label, seed) for address, label, seed in self.plan.cells if self.folder.record(address) is None]
+
+    def effects(self) -> Iterator[tuple[Outcome, Effect]]:
+        """What each change did to the measure that answers."""
+        for outcome in self.outcomes[1:]:
+            if (effect := outcome.effects.get(self.judged_by)) is not None:
+                yield outcome, effect
+
+    def _outcomes(self) -> Iterator[Outcome]:
+        scored: dict[str, dict[int, Scored]] = {variant.label: {} for variant in self.plan.variants}
+        failed: dict[str, dict[int, str]] = {variant.label: {} for variant in self.plan.variants}
+        for address, label, seed in self.plan.cells:
+            record = self.folder.record(address) or {}
+            if record.get("state") == "done":
+                run = self.folder.run(address)
+                scored[label][seed] = Scored(label, seed, run, run.scores(), record["trained"])
+            elif record.get("state") == "failed":
+                failed[label][seed] = record["error"]
+        base = scored[self.plan.variants[0].label]
+        for index, variant in enumerate(self.plan.variants):
+            effects, apart, blank = against(scored[variant.label], base) if index else ({}, [], {})
+            yield Outcome(variant, scored[variant.label], failed[variant.label], effects, apart, blank)
+
+
+def against(
+    changed: Mapping[int, Scored], base: Mapping[int, Scored]
+) -> tuple[dict[str, Effect], list[tuple[str, str, str]], dict[str, str]]:
+    """What a change did, measure by measure; why the two are of different things; and what is not compared, and why.
+
+    Args:
+        changed: Trainings by seed.
+        base: Those they are set against.
+    """
+    if not changed or not base:
+        return {}, [], {}
+    one, other = next(iter(changed.values())), next(iter(base.values()))
+    apart = of_other_things(other.protocol, one.protocol) if one.protocol and other.protocol else []
+    effects: dict[str, Effect] = {}
+    blank: dict[str, str] = {}
+    for measure, less in MEASURES.items():
+        if one.number(measure) is None or other.number(measure) is None:
+            continue
+        if why := _incomparable(measure, one, other, bool(apart)):
+            blank[measure] = why
+            continue
+        effect = paired(measure, _numbers(changed, measure), _numbers(base, measure), less)
+        if effect is not None:
+            effects[measure] = effect
+    return effects, apart, blank
+
+
+def _incomparable(measure: str, one: Scored, other: Scored, apart: bool) -> str:
+    """Why a measure of two trainings does not compare; empty where it does."""
+    if measure in ("-ELBO", "NLL"):
+        if apart:
+            return "of other data or conditioning"
+        if Kind.ESTIMATE in (one.kind, other.kind) and one.kind != other.kind:
+            return "one of the two is an estimate, which may lie on either side"
+        if measure == "NLL" and (one.kind, one.split["K"]) != (other.kind, other.split["K"]):
+            return f"estimated otherwise: {_estimated(one)} beside {_estimated(other)}"
+        return ""
+    group = _MEASURED[measure][0]
+    if alike(one.scores["measures"][group], other.scores["measures"][group]):
+        return ""
+    return "measured otherwise"
+
+
+def _estimated(scored: Scored) -> str:
+    return "exact" if scored.kind is Kind.EXACT else f"{scored.kind}, K = {scored.split['K']}"
+
+
+def _numbers(trainings: Mapping[int, Scored], measure: str) -> dict[int, Any]:
+    """By seed: the number of every example where it is a mean over them, else the number."""
+    by_example = measure in ("-ELBO", "NLL")
+    found = {seed: each.of_examples(measure) if by_example else each.number(measure) for seed, each in trainings.items()}
+    return {seed: value for seed, value in found.items() if value is not None}
+
+
+def _view(split: Mapping[str, Any], name: str) -> float | None:
+    views = split.get("views")
+    if not views:
+        return None
+    if name == "distortion":
+        return views.get("distortion")
+    rates = [value for view, value in views.items() if view.startswith("rate")]
+    return sum(rates) if rates else None
+
+
+def _mean(numbers: list[float | None]) -> float | None:
+    found = [number for number in numbers if number is not None]
+    return statistics.mean(found) if found and len(found) == len(numbers) else None

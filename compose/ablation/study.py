@@ -1,0 +1,107 @@
+"""An ablation from its file to its report."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from compose.ablation.execute import check_finished, folder_for, in_processes, retry_failed, work
+from compose.ablation.folder import Folder, plan_of
+from compose.ablation.grid import Grid, expand
+from compose.ablation.question import read_ablation
+from compose.ablation.report import write_report
+from compose.ablation.results import Results
+from compose.ablation.view import watching
+from compose.core.errors import Fault, RecipeError
+from compose.run.train import thread_count
+
+
+def ablate(
+    ablation: str | Path,
+    out: str | Path | None = None,
+    *,
+    overrides: Sequence[str] = (),
+    workers: int = 1,
+    skip_faulty: bool = False,
+    retry: bool = False,
+    threads: int | None = None,
+    accelerator: str = "auto",
+    compile: bool = False,
+    progress: bool = True,
+    tell: Callable[[str], None] | None = None,
+) -> Results:
+    """Trains every cell of an ablation that is not done, and writes its report.
+
+    What is finished is never trained again, and a training that was stopped goes on where it was.
+
+    Args:
+        ablation: A file, or the name of a shipped ablation.
+        out: Its folder; ``runs/ablations/NAME`` by default.
+        overrides: Changes ``PATH=VALUE`` to the file: ``seeds=1``, ``budget.steps=100``.
+        workers: How many processes share the cells; 1 works in this one.
+        skip_faulty: Whether to leave out what does not type-check; else that is an error, before anything runs.
+        retry: Whether cells that failed are tried again.
+        threads: torch threads of each process; see ``thread_count``, and 1 with several workers.
+        accelerator: ``cpu``, ``gpu`` or ``auto``.
+        compile: Whether to compile the models.
+        progress: Whether to show where every cell stands.
+        tell: Told in a sentence what is done anew, and why; by default it goes to stderr.
+
+    Returns:
+        What came of it.
+
+    Raises:
+        RecipeError: the file, its base or a cell has a fault.
+        AblationError: the folder holds another ablation or cannot be written, or the disk is full.
+    """
+    tell = tell or (lambda text: print(text, file=sys.stderr))  # noqa: T201
+    grid = expand(read_ablation(ablation, overrides))
+    refuse_faulty(grid, skip_faulty)
+    folder = Folder.create(folder_for(out, grid.asked.name), plan_of(grid, _command(str(ablation), overrides)))
+    check_finished(folder, tell)
+    if retry:
+        retry_failed(folder)
+    how: dict[str, Any] = {"accelerator": accelerator, "compile": compile}
+    how["threads"] = 1 if workers > 1 and threads is None else thread_count(threads)
+    with watching(folder, progress):
+        if workers > 1:
+            in_processes(folder, workers, tell, how)
+        else:
+            work(folder, tell, how)
+    results = Results(folder)
+    write_report(results)
+    return results
+
+
+def refuse_faulty(grid: Grid, skip: bool) -> None:
+    """Refuses cells that do not type-check, all in one go, unless they are to be skipped.
+
+    Raises:
+        RecipeError: with the faults of each.
+    """
+    if not grid.faulty or skip:
+        return
+    faults = [
+        Fault(fault.path, f"{label} does not type-check: {fault.message}", fault.hint, fault.where)
+        for label, found in grid.faulty.items()
+        for fault in found
+    ]
+    hint = f"{len(grid.faulty)} of {len(grid.faulty) + len(grid.variants)} variants; --skip-faulty leaves them out."
+    raise RecipeError([*faults, Fault("", hint)])
+
+
+def report(path: str | Path) -> Results:
+    """Writes the report of an ablation's folder anew, of what is finished there.
+
+    Raises:
+        AblationError: it holds no ablation.
+    """
+    results = Results(Folder(path))
+    write_report(results)
+    return results
+
+
+def _command(ablation: str, overrides: Sequence[str]) -> str:
+    return " ".join(["compose", "ablate", ablation, *overrides])

@@ -1,0 +1,239 @@
+"""The table of an ablation, as text, CSV, Markdown, LaTeX and parquet."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from compose.ablation.question import MEASURES
+from compose.ablation.results import Outcome, Results
+from compose.ablation.words import interval, number, unit
+from compose.run.directory import write_bytes, write_text
+
+Cell = Callable[[Outcome], str]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of text under headers.
+
+    Args:
+        title: What is in it.
+        headers: Of the columns; the first is the variant.
+        rows: As many entries each.
+        notes: What has to be known to read it.
+    """
+
+    title: str
+    headers: list[str]
+    rows: list[list[str]]
+    notes: list[str] = field(default_factory=list)
+
+    def csv(self) -> str:
+        """Comma-separated values."""
+        out = StringIO()
+        csv.writer(out, lineterminator="\n").writerows([self.headers, *self.rows])
+        return out.getvalue()
+
+    def markdown(self) -> str:
+        """A table of Markdown, its title and notes around it."""
+        lines = [_piped(self.headers), "|" + "---|" * len(self.headers), *map(_piped, self.rows)]
+        return "\n".join([f"**{self.title}**", "", *lines, "", *self.notes]).rstrip() + "\n"
+
+    def latex(self) -> str:
+        """A ``tabular`` that needs no package."""
+        columns = "l" + "r" * (len(self.headers) - 1)
+        rows = [" & ".join(map(_escaped, row)) + r" \\" for row in self.rows]
+        head = " & ".join(map(_escaped, self.headers)) + r" \\"
+        notes = [f"% {note}" for note in (self.title, *self.notes)]
+        return "\n".join([*notes, rf"\begin{{tabular}}{{{columns}}}", head, r"\hline", *rows, r"\end{tabular}"]) + "\n"
+
+
+def tables(results: Results) -> list[Table]:
+    """The table of all that compares with the base, and one for each other thing that was scored, with the reason."""
+    together = [outcome for outcome in results.outcomes if not outcome.apart]
+    found = [_table(results, "", together)]
+    groups: dict[tuple[Any, ...], list[Outcome]] = {}
+    for outcome in results.outcomes:
+        if outcome.apart:
+            groups.setdefault(tuple(outcome.apart), []).append(outcome)
+    for reason, outcomes in groups.items():
+        why = "; ".join(f"{key} {came} (the base: {wanted})" for key, wanted, came in reason)
+        found.append(_table(results, f"Scores of something else, so not set beside the base: {why}", outcomes))
+    return found
+
+
+def _table(results: Results, why: str, outcomes: Sequence[Outcome]) -> Table:
+    columns = [
+        (header, [cell(outcome) for outcome in outcomes])
+        for header, cell in _columns(results, outcomes)
+    ]
+    columns = columns[:1] + [(header, cells) for header, cells in columns[1:] if any(cells)]
+    title = why or f"Test split, means over seeds with their standard deviation; effects against {results.base.label}"
+    rows = [list(row) for row in zip(*(cells for _, cells in columns), strict=True)]
+    return Table(title, [header for header, _ in columns], rows, _notes(outcomes))
+
+
+def _columns(results: Results, outcomes: Sequence[Outcome]) -> list[tuple[str, Cell]]:
+    found: list[tuple[str, Cell]] = [
+        ("variant", lambda outcome: outcome.label + (" (base)" if outcome is results.base else "")),
+        ("seeds", _seeds),
+        ("L is", lambda outcome: "" if outcome.first is None else str(outcome.first.kind)),
+    ]
+    judged = results.judged_by
+    for measure in dict.fromkeys((judged, "-ELBO", "NLL")):
+        found += [
+            (_header(measure, outcomes), _value_of(measure)),
+            (f"effect on {measure}", _effect_on(measure)),
+            ("over examples", _over_examples(measure)),
+            ("over seeds", _over_seeds(measure)),
+        ]
+        if measure == judged:
+            found.append(("finding", lambda outcome: outcome.effects[judged].direction if judged in outcome.effects else ""))
+    found += [
+        ("distortion", lambda outcome: number(outcome.view("distortion"), "-ELBO")),
+        ("rate", lambda outcome: number(outcome.view("rate"), "-ELBO")),
+        ("bits/dim", lambda outcome: _bits(outcome)),
+    ]
+    for measure in MEASURES:
+        if measure not in ("-ELBO", "NLL", judged):
+            found.append((measure, _value_of(measure)))
+    found += [
+        ("network calls a sample", _calls),
+        ("parameters", lambda outcome: f"{outcome.planned.parameters:,}"),
+        ("FLOPs", lambda outcome: f"{outcome.planned.flops:.3g}"),
+        ("training s", lambda outcome: "" if outcome.trained is None else f"{outcome.trained:.0f}"),
+    ]
+    return found
+
+
+def _header(measure: str, outcomes: Sequence[Outcome]) -> str:
+    if measure != "NLL":
+        return f"{measure}{',' if unit(measure) else ''}{unit(measure)}"
+    counts = sorted({each.first.split["K"] for each in outcomes if each.first is not None and each.mean("NLL") is not None})
+    return f"NLL(K = {' or '.join(map(str, counts))})" if counts else "NLL"
+
+
+def _value_of(measure: str) -> Cell:
+    def cell(outcome: Outcome) -> str:
+        mean, spread = outcome.mean(measure), outcome.spread(measure)
+        if mean is None or outcome.first is None:
+            return ""
+        about = outcome.first.kind.tilde if measure in ("-ELBO", "NLL") else ""
+        return f"{about}{number(mean, measure)}" + ("" if spread is None else f" ± {number(spread, measure)}")
+
+    return cell
+
+
+def _effect_on(measure: str) -> Cell:
+    return lambda outcome: number(outcome.effects[measure].value, measure, True) if measure in outcome.effects else ""
+
+
+def _over_examples(measure: str) -> Cell:
+    return lambda outcome: interval(outcome.effects[measure].examples, measure) if measure in outcome.effects else ""
+
+
+def _over_seeds(measure: str) -> Cell:
+    return lambda outcome: interval(outcome.effects[measure].seeds, measure) if measure in outcome.effects else ""
+
+
+def _seeds(outcome: Outcome) -> str:
+    failed = f", {len(outcome.failed)} failed" if outcome.failed else ""
+    return f"{len(outcome.scored)}{failed}"
+
+
+def _bits(outcome: Outcome) -> str:
+    found = [each.split.get("bits_per_dim") for each in outcome.scored.values()]
+    return "" if not found or None in found else f"{sum(found) / len(found):.4f}"
+
+
+def _calls(outcome: Outcome) -> str:
+    sampling = {} if outcome.first is None else outcome.first.scores["measures"].get("sampling") or {}
+    return str(sampling.get("network evaluations", ""))
+
+
+def _notes(outcomes: Sequence[Outcome]) -> list[str]:
+    """The protocol, the floor, and why an effect is left blank."""
+    notes = []
+    first = next((outcome.first for outcome in outcomes if outcome.first is not None and outcome.first.protocol), None)
+    if first is not None:
+        said = ", ".join(f"{key} {value}" for key, value in first.protocol.items() if key not in ("kind", "mode", "K"))
+        notes.append(f"Scored: {said}.")
+        if first.split.get("floor") is not None:
+            notes.append(f"Floor: {first.split['floor_of'] or 'the binarisation'} itself costs {first.split['floor']:.2f} nats.")
+    for outcome in outcomes:
+        for measure, why in outcome.blank.items():
+            notes.append(f"{outcome.label}: {measure} is not set against the base's, {why}.")
+    return notes
+
+
+def records(results: Results) -> list[dict[str, Any]]:
+    """One record a training, with every number it has: what the parquet file holds."""
+    found = []
+    for outcome in results.outcomes:
+        for seed, scored in outcome.scored.items():
+            found.append(
+                {
+                    "variant": outcome.label,
+                    "is_base": outcome is results.base,
+                    **{f"axis {name}": value for name, value in outcome.planned.values.items()},
+                    "seed": seed,
+                    "kind": scored.scores["kind"],
+                    "protocol": json.dumps(scored.protocol),
+                    **{measure: scored.number(measure) for measure in MEASURES},
+                    "K": scored.split.get("K"),
+                    "parameters": outcome.planned.parameters,
+                    "flops": outcome.planned.flops,
+                    "training_seconds": scored.trained,
+                }
+            )
+    return found
+
+
+def write_tables(results: Results, folder: Path) -> list[Path]:
+    """Writes ``table.csv``, ``table.md``, ``table.tex``, and ``cells.parquet`` where pyarrow is installed."""
+    found = tables(results)
+    files = {
+        "table.csv": "\n".join(each.csv() for each in found),
+        "table.md": "\n".join(each.markdown() for each in found),
+        "table.tex": "\n".join(each.latex() for each in found),
+    }
+    for name, text in files.items():
+        write_text(folder / name, text)
+    written = [folder / name for name in files]
+    if (parquet := _parquet(records(results))) is not None:
+        write_bytes(folder / "cells.parquet", parquet)
+        written.append(folder / "cells.parquet")
+    return written
+
+
+def _parquet(rows: list[dict[str, Any]]) -> bytes | None:
+    try:
+        import pyarrow as arrow
+        from pyarrow import parquet
+    except ImportError:
+        return None
+    sink = arrow.BufferOutputStream()
+    parquet.write_table(arrow.Table.from_pylist(rows), sink)
+    return sink.getvalue().to_pybytes()
+
+
+def _piped(row: Sequence[str]) -> str:
+    return "| " + " | ".join(entry.replace("|", r"\|") for entry in row) + " |"
+
+
+_LATEX = {
+    **{char: f"\\{char}" for char in "&%#_{}$"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "±": r"$\pm$",
+}
+
+
+def _escaped(text: str) -> str:
+    return "".join(_LATEX.get(char, char) for char in text)

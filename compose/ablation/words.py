@@ -1,0 +1,122 @@
+"""Numbers and findings as people read them: an effect with its intervals, a direction, or "not shown"."""
+
+from __future__ import annotations
+
+from compose.ablation.results import Outcome, Results
+from compose.ablation.statistics import Effect, Interval
+from compose.recipe.recipe import Recipe
+
+_UNITS = {"-ELBO": " nats", "NLL": " nats", "reverse KL": " nats", "seconds a sample": " s"}
+_DIGITS = {"-ELBO": 2, "NLL": 2, "modes found": 1, "Frechet distance": 2}
+
+
+def number(value: float | None, measure: str, signed: bool = False) -> str:
+    """A value of a measure with as many digits as it deserves; empty for none."""
+    if value is None:
+        return ""
+    sign = "+" if signed else ""
+    if measure == "seconds a sample":
+        return f"{value:{sign}.2e}"
+    return f"{value:{sign}.{_DIGITS.get(measure, 3)}f}"
+
+
+def unit(measure: str) -> str:
+    """What a measure is in, with a space before it; empty where it has no unit."""
+    return _UNITS.get(measure, "")
+
+
+def interval(found: Interval | None, measure: str) -> str:
+    """``[low, high]``; empty for none."""
+    return "" if found is None else f"[{number(found[0], measure, True)}, {number(found[1], measure, True)}]"
+
+
+def said(effect: Effect) -> str:
+    """An effect with its intervals: ``-1.64 nats [-2.10, -1.20] over examples, [-2.3, -0.9] over 5 seeds``."""
+    parts = []
+    if effect.examples is not None:
+        parts.append(f"{interval(effect.examples, effect.measure)} over examples")
+    if effect.seeds is not None:
+        parts.append(f"{interval(effect.seeds, effect.measure)} over {len(effect.per_seed)} seeds")
+    between = ", ".join(parts) or "one seed, no interval"
+    return f"{number(effect.value, effect.measure, True)}{unit(effect.measure)} {between}"
+
+
+def answer(results: Results) -> str:
+    """The answer to the question in a sentence or two, with every effect of the deciding measure and its intervals."""
+    measure, base = results.judged_by, results.base
+    if base.first is None:
+        return f"No training of the base ({base.label}) is finished, so nothing is set against it yet."
+    compared = list(results.effects())
+    start = (
+        f"Set against {base.label}, whose {measure} is {base.first.kind.tilde if measure in ('-ELBO', 'NLL') else ''}"
+        f"{number(base.mean(measure), measure)}{unit(measure)} (test, {_seeds(base)})"
+    )
+    if not compared:
+        return f"{start}, nothing else is finished that compares."
+    groups = {direction: [] for direction in ("lower", "higher", "not shown")}
+    for outcome, effect in sorted(compared, key=lambda pair: pair[1].value):
+        groups[effect.direction].append(f"{outcome.label} ({said(effect)})")
+    found = [
+        f"{word}: {'; '.join(groups[direction])}"
+        for direction, word in (("lower", "lower"), ("higher", "higher"), ("not shown", "no difference is shown"))
+        if groups[direction]
+    ]
+    return f"{start}. {_capital('. '.join(_capital(each) for each in found))}."
+
+
+def headline(results: Results) -> str:
+    """The shortest true answer: the largest shown gain, or that none is shown."""
+    gains = [(outcome, effect) for outcome, effect in results.effects() if effect.gain]
+    compared = len(list(results.effects()))
+    if not compared:
+        return "Nothing can be compared yet."
+    measure = results.judged_by
+    if not gains:
+        return f"No change is shown to improve {measure} ({compared} set against {results.base.label})."
+    best, effect = max(gains, key=lambda pair: abs(pair[1].value))
+    more = f"; {len(gains)} of {compared} changes are shown to improve it" if compared > 1 else ""
+    return f"{best.label} changes {measure} most to the good: {said(effect)}, against {results.base.label}{more}."
+
+
+def cautions(results: Results) -> list[str]:
+    """What a reader of the numbers should know."""
+    found = []
+    compared = list(results.effects())
+    if any(effect.seeds is None for _, effect in compared):
+        found.append("Where a change has one seed, its interval is over test examples: it says nothing of another training.")
+    if len(compared) > 1:
+        found.append(
+            f"{len(compared)} changes are set against one base, each with 95 % intervals: of changes that do nothing, "
+            "about one in twenty would leave 0 out of each by chance."
+        )
+    if len({outcome.planned.label for outcome in results.outcomes if outcome.first and outcome.first.kind}) > 1:
+        kinds = sorted({outcome.first.kind for outcome in results.outcomes if outcome.first is not None})
+        if len(kinds) > 1:
+            found.append(f"-ELBO is {', '.join(map(str, kinds))} here: an exact value and a bound differ by the bound's gap.")
+    return found
+
+
+def training_said(recipe: Recipe) -> str:
+    """What is trained when: ``model``; or ``model.stages.0, then model.prior``, the rest frozen meanwhile."""
+    phases = (" and ".join(path for player in phase.players for path in player.trains) for phase in recipe.train)
+    return ", then ".join(phases)
+
+
+def freezing(results: Results) -> str:
+    """Whether a frozen or a joint comparison was asked; the two are different questions."""
+    trained = {training_said(results.folder.recipe(each.label, 0)) for each in results.plan.variants}
+    if len(trained) > 1:
+        return "The variants train different parts in turn (below), so their difference is also that of how they train."
+    how = trained.pop()
+    if ", then " in how:
+        return f"A frozen comparison: each trains {how}, and what is not named holds still."
+    return "A joint comparison: all that a variant trains, it trains together."
+
+
+def _seeds(outcome: Outcome) -> str:
+    count = len(outcome.scored)
+    return f"mean of {count} seeds" if count > 1 else "one seed"
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]

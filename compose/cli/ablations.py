@@ -1,0 +1,137 @@
+"""Commands about ablations: ablate, report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from compose.cli.options import Plugins, show, table
+
+if TYPE_CHECKING:
+    from compose.ablation.grid import Grid
+    from compose.ablation.results import Results
+
+
+def ablate(
+    ablation: Annotated[str, typer.Argument(metavar="FILE", help="An ablation file, or the name of a shipped one.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="PATH=VALUE", help="Changes, as in seeds=1 or budget.steps=100.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Its folder; runs/ablations/NAME by default.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check every cell, print the grid and its cost, train nothing.")
+    ] = False,
+    workers: Annotated[
+        int, typer.Option("--workers", metavar="N", min=1, help="Processes that share the cells, one thread each.")
+    ] = 1,
+    skip_faulty: Annotated[
+        bool, typer.Option("--skip-faulty", help="Leave out the cells that do not type-check.")
+    ] = False,
+    retry: Annotated[bool, typer.Option("--retry", help="Try the cells that failed again.")] = False,
+    threads: Annotated[int | None, typer.Option("--threads", help="Threads of a process on the CPU.")] = None,
+    accelerator: Annotated[str, typer.Option("--accelerator", help="cpu, gpu or auto.")] = "auto",
+    compile: Annotated[bool, typer.Option("--compile", help="Compile the models.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Draw no progress.")] = False,
+    plugin: Plugins = None,
+) -> None:
+    """Answer a question: train a base recipe and its one-line changes, and set them side by side.
+
+    A file names the question, the base, what changes and how many seeds. Every cell is checked before one is trained.
+    Finished cells are never trained again: run it again after a crash, with more seeds, or in a second process.
+
+    \b
+    Examples:
+      compose ablate prior --dry-run
+      compose ablate prior --workers 2
+      compose ablate prior seeds=1 budget.steps=200 --out runs/quick
+      compose ablate mine.yaml --plugin parts.py
+    """
+    from compose.ablation.execute import folder_for
+    from compose.ablation.grid import expand
+    from compose.ablation.question import read_ablation
+    from compose.ablation.study import ablate as study
+
+    if dry_run:
+        grid = expand(read_ablation(ablation, overrides or ()))
+        _grid(grid, folder_for(out, grid.asked.name))
+        if grid.faulty:
+            raise typer.Exit(1)
+        return
+    results = study(
+        ablation,
+        out,
+        overrides=overrides or (),
+        workers=workers,
+        skip_faulty=skip_faulty,
+        retry=retry,
+        threads=threads,
+        accelerator=accelerator,
+        compile=compile,
+        progress=not quiet,
+    )
+    _show(results)
+
+
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder of an ablation.")],
+    plugin: Plugins = None,
+) -> None:
+    """Write the report of an ablation anew, of what is finished so far, and print the answer.
+
+    \b
+    Examples:
+      compose report runs/ablations/prior
+    """
+    from compose.ablation.study import report as write
+
+    _show(write(folder))
+
+
+def _grid(grid: Grid, folder: Path) -> None:
+    """Every variant, what it costs, and which of its cells are done."""
+    from compose.ablation.folder import Folder, budget_said
+
+    there = Folder(folder) if (folder / "plan.json").is_file() else None
+    seeds = grid.asked.ablation.each_seed
+    rows = []
+    for variant in grid.variants.values():
+        cells = [cell for cell in grid.cells if cell.label == variant.label]
+        steps = [phase.steps or f"{phase.seconds or phase.epochs:g} {'s' if phase.seconds else 'epochs'}" for phase in variant.recipe.train]
+        rows.append(
+            (
+                variant.label + (" (base)" if variant.label == grid.base else ""),
+                " + ".join(map(str, steps)),
+                f"{variant.parameters:,}",
+                f"{variant.flops:,}",
+                f"{sum(there is not None and there.done(cell.id) for cell in cells)} of {len(cells)}",
+            )
+        )
+    show(grid.asked.ablation.question, f"base {grid.asked.ablation.base}, seeds {', '.join(map(str, seeds))}, {budget_said(grid)}", "")
+    headers = ["variant", "steps", "parameters", "FLOPs", "done"]
+    show(table(headers, rows, right=headers[1:]))
+    show("", f"{len(grid.cells)} cells; FLOPs are of log_prob of one example (one sample where there is no likelihood)")
+    for label, faults in grid.faulty.items():
+        show("", f"{label} does not type-check, and nothing runs before that is mended or --skip-faulty is given:")
+        show(*(f"  {fault}" for fault in faults))
+
+
+def _show(results: Results) -> None:
+    from compose.ablation.report import warnings
+    from compose.ablation.tables import tables
+    from compose.ablation.words import answer, cautions
+
+    for each in tables(results):
+        show(each.title, "", table(each.headers, each.rows, right=each.headers[1:]), *each.notes, "")
+    show(results.plan.question, answer(results), *cautions(results), "")
+    for outcome in results.outcomes:
+        for seed, error in outcome.failed.items():
+            show(f"FAILED   {outcome.label}, seed {seed}: {error}")
+        for warning in warnings(outcome):
+            show(f"WARNING  {outcome.label}, {warning}")
+    if results.missing:
+        show(f"{len(results.missing)} of {len(results.plan.cells)} cells have not ended.")
+    show(str(results.folder.path / "report.html"))
