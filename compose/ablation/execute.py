@@ -8,6 +8,7 @@ it, takes its share.
 from __future__ import annotations
 
 import gc
+import json
 import multiprocessing
 import os
 import signal
@@ -22,6 +23,7 @@ from compose.ablation.folder import Folder, full_disk, planned_cells
 from compose.ablation.grid import Cell
 from compose.core import registry
 from compose.core.errors import AblationError, ComposeError, RunError
+from compose.run.begun import ended_first_phase, first_phase
 from compose.run.directory import Run
 from compose.run.train import resume, train
 
@@ -44,13 +46,49 @@ def work(folder: Folder, tell: Tell = lambda text: None, how: dict[str, Any] | N
     Raises:
         AblationError: the disk is full.
     """
-    for cell in planned_cells(folder):
-        if folder.record(cell.id) is None:
-            finish(folder, cell, tell, how)
+    cells = planned_cells(folder)
+    phases = {cell.id: _first_phase(cell) for cell in cells}
+    while left := [cell for cell in cells if folder.record(cell.id) is None]:
+        waiting = False
+        for cell in left:
+            first = _first_with(folder, cells, phases, cell)
+            if first is not None and not _ended_first_phase(folder, first):
+                waiting = True
+            elif folder.record(cell.id) is None:
+                finish(folder, cell, tell, how, first)
+        if not waiting:
+            return
+        time.sleep(PAUSE)
 
 
-def finish(folder: Folder, cell: Cell, tell: Tell = lambda text: None, how: dict[str, Any] | None = None) -> Came:
-    """Trains a cell to its end, from where it stands.
+def _first_phase(cell: Cell) -> str:
+    """What a first phase that others may share depends on; empty where it is the cell's own."""
+    found = first_phase(cell.recipe)
+    return "" if found is None else json.dumps(found, sort_keys=True)
+
+
+def _first_with(folder: Folder, cells: Sequence[Cell], phases: dict[str, str], cell: Cell) -> Cell | None:
+    """The cell that trains the first phase of this one; none where it trains that itself."""
+    if not phases[cell.id]:
+        return None
+    sharing = (each for each in cells if phases[each.id] == phases[cell.id])
+    first = next(each for each in sharing if (folder.record(each.id) or {}).get("state") != "failed")
+    return None if first.id == cell.id else first
+
+
+def _ended_first_phase(folder: Folder, cell: Cell) -> bool:
+    path = folder.cell(cell.id)
+    return folder.done(cell.id) or ((path / "recipe.yaml").is_file() and ended_first_phase(Run(path)))
+
+
+def finish(
+    folder: Folder,
+    cell: Cell,
+    tell: Tell = lambda text: None,
+    how: dict[str, Any] | None = None,
+    first: Cell | None = None,
+) -> Came:
+    """Trains a cell to its end, from where it stands, or from where the first phase of another one ended.
 
     A cell that fails is noted with its error; what stands in a folder that cannot be gone on with is set aside.
 
@@ -64,7 +102,7 @@ def finish(folder: Folder, cell: Cell, tell: Tell = lambda text: None, how: dict
             return record["state"]
         began = time.monotonic()
         try:
-            run = _trained(folder, cell, tell, how or {})
+            run = _trained(folder, cell, tell, how or {}, first)
         except Exception as error:
             if full_disk(error):
                 raise AblationError(
@@ -73,13 +111,13 @@ def finish(folder: Folder, cell: Cell, tell: Tell = lambda text: None, how: dict
             said = str(error) if isinstance(error, ComposeError) else f"{type(error).__name__}: {error}"
             folder.fail(cell.id, error=said, trace=traceback.format_exc(), wall=time.monotonic() - began)
             return "failed"
-        folder.finish(cell.id, trained=run.training_seconds, wall=time.monotonic() - began)
+        folder.finish(cell.id, trained=run.training_seconds(), wall=time.monotonic() - began)
         # What a model's hooks and caches hold in a circle would else stay until the collector comes by.
         gc.collect()
         return "done"
 
 
-def _trained(folder: Folder, cell: Cell, tell: Tell, how: dict[str, Any]) -> Run:
+def _trained(folder: Folder, cell: Cell, tell: Tell, how: dict[str, Any], first: Cell | None) -> Run:
     """The run of a cell, begun or gone on with."""
     path = folder.cell(cell.id)
     if (path / "recipe.yaml").is_file():
@@ -91,7 +129,8 @@ def _trained(folder: Folder, cell: Cell, tell: Tell, how: dict[str, Any]) -> Run
                 raise
             aside = folder.set_aside(cell.id)
             tell(f"{cell.label}, seed {cell.seed}: {_first_line(error)} It begins anew; the old is in {aside}.")
-    return train(cell.recipe, path, progress=False, **how)
+    after = None if first is None else folder.run(first.id)
+    return train(cell.recipe, path, progress=False, after=after, **how)
 
 
 def _is_broken(error: Exception) -> bool:

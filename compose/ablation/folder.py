@@ -104,7 +104,9 @@ class Folder:
         self.path = Path(path)
         self.cells = self.path / "cells"
         if not (self.path / "plan.json").is_file():
-            raise AblationError(f"{path} holds no ablation (no plan.json); 'compose ablate FILE --out {path}' makes one.")
+            raise AblationError(
+                f"{path} holds no ablation (no plan.json); 'compose ablate FILE --out {path}' makes one."
+            )
         said = json.loads((self.path / "plan.json").read_text())
         variants = [Planned(**each) for each in said.pop("variants")]
         cells = [(address, label, seed) for address, label, seed in said.pop("cells")]

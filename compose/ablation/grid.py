@@ -110,7 +110,7 @@ def expand(asked: Asked) -> Grid:
     if base.faults:
         raise RecipeError(base.faults)
     axes = [list(_values(asked, i, axis, base.tree)) for i, axis in enumerate(ablation.axes)]
-    names = [axis.called for axis in ablation.axes]
+    names = [axis.title for axis in ablation.axes]
     found: dict[str, Variant] = {}
     faulty: dict[str, list[Fault]] = {}
     for combination in itertools.product(*axes):
@@ -276,7 +276,7 @@ def within(recipe: Recipe, budget: Budget, flops: int) -> Recipe:
     """
     kinds = {kind for phase in recipe.train for kind in ("steps", "epochs", "seconds") if getattr(phase, kind)}
     if len(kinds) > 1:
-        message = f"its phases have budgets in {' and '.join(sorted(kinds))}, so there is no share to take of an equal one."
+        message = f"its phases have budgets in {' and '.join(sorted(kinds))}, which no equal one can be shared by."
         raise RecipeError([Fault("train", message, "Give all phases a budget in steps.")])
     kind = kinds.pop()
     own = [float(getattr(phase, kind)) for phase in recipe.train]

@@ -15,11 +15,18 @@ Draw = Callable[[Any, Results], bool]
 #: Okabe and Ito's colours, which stay apart for colour-blind eyes; the base is black.
 COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", "#7F7F7F")
 
+_STYLE: Any = {
+    "svg.hashsalt": "compose",
+    "font.size": 10,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+}
+
 
 def figures(results: Results) -> list[tuple[str, str]]:
     """What can be drawn of these results: a caption and the picture as a data URI each."""
     found = []
-    for caption, draw in _FIGURES:
+    for caption, draw in FIGURES:
         if (picture := _drawn(draw, results)) is not None:
             found.append((caption.format(judged=results.judged_by, base=results.base.label), picture))
     return found
@@ -38,7 +45,7 @@ def _drawn(draw: Draw, results: Results) -> str | None:
     import matplotlib
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context({"svg.hashsalt": "compose", "font.size": 10, "axes.spines.right": False, "axes.spines.top": False}):
+    with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(6.4, 4.0), layout="constrained")
         if not draw(figure, results):
             return None
@@ -71,13 +78,17 @@ def _effects(figure: Any, results: Results) -> bool:
         axes.plot([effect.value], [row], "o", color=colour, markersize=5)
     axes.set_yticks(range(len(compared)), [outcome.label for outcome, _ in reversed(compared)])
     axes.set_ylim(-0.6, len(compared) - 0.4)
-    axes.set_xlabel(f"{results.judged_by} less that of {results.base.label}{unit(results.judged_by) and ','}{unit(results.judged_by)}")
+    axes.set_xlabel(f"{_axis(results.judged_by)}, less that of {results.base.label}")
     return True
 
 
+def _axis(measure: str) -> str:
+    return f"{measure}, {unit(measure).strip()}" if unit(measure) else measure
+
+
 def _rate(figure: Any, results: Results) -> bool:
-    found = [(outcome, outcome.view("rate"), outcome.view("distortion")) for outcome in results.outcomes if not outcome.apart]
-    found = [(outcome, rate, distortion) for outcome, rate, distortion in found if rate is not None and distortion is not None]
+    both = [(each, each.view("rate"), each.view("distortion")) for each in results.outcomes if not each.apart]
+    found = [(each, rate, cost) for each, rate, cost in both if rate is not None and cost is not None]
     if not found:
         return False
     axes = figure.subplots()
@@ -95,15 +106,15 @@ def _rate(figure: Any, results: Results) -> bool:
 
 def _quality(figure: Any, results: Results) -> bool:
     measure = "Frechet distance" if results.base.mean("Frechet distance") is not None else results.judged_by
-    found = [(outcome, outcome.mean("seconds a sample"), outcome.mean(measure)) for outcome in results.outcomes]
-    found = [(outcome, seconds, value) for outcome, seconds, value in found if seconds is not None and value is not None]
+    both = [(each, each.mean("seconds a sample"), each.mean(measure)) for each in results.outcomes]
+    found = [(each, seconds, value) for each, seconds, value in both if seconds is not None and value is not None]
     if not found or measure == "seconds a sample":
         return False
     axes = figure.subplots()
     for outcome, seconds, value in found:
         axes.plot([seconds], [value], "o", color=_colour(results, outcome), label=outcome.label)
     axes.set_xscale("log")
-    axes.set(xlabel="seconds a sample, in batches of 500", ylabel=measure)
+    axes.set(xlabel="seconds a sample, in batches of 500", ylabel=_axis(measure))
     axes.legend(frameon=False, fontsize=8)
     return True
 
@@ -143,7 +154,7 @@ def _validation(lines: list[dict[str, Any]]) -> tuple[list[int], list[float]]:
     return steps, values
 
 
-_FIGURES: tuple[tuple[str, Draw], ...] = (
+FIGURES: tuple[tuple[str, Draw], ...] = (
     (
         "What each change does to {judged}, against {base}: the point is the mean over seeds, the thick line 95 % over "
         "test examples, the thin one 95 % over seeds, the ticks single seeds.",

@@ -79,7 +79,7 @@ class Axis(Declared):
     """Of ``fits``: the parts to leave out."""
 
     @property
-    def called(self) -> str:
+    def title(self) -> str:
         """What tables call it."""
         steps = [step for step in (self.at or "").split(".") if not step.isdigit()]
         return self.name or steps[-1]
@@ -188,15 +188,17 @@ def _faults(error: ValidationError, tree: Tree) -> list[Fault]:
         if detail["type"] == "missing":
             message = f"the key '{detail['loc'][-1]}' is missing."
         elif detail["type"] == "unknown_key":
-            hint = f"It has: {detail['ctx']['options']}."
+            hint = f"It has: {detail.get('ctx', {}).get('options', '')}."
         found.setdefault(path, Fault(dotted(path), message, hint, tree.where(path)))
     return list(found.values())
 
 
 def _path(data: Any, loc: tuple[str | int, ...]) -> KeyPath:
     """Where an error of pydantic's stands; its tags of unions are no part of the path."""
-    here, path = data, ()
+    here: Any = data
+    path: KeyPath = ()
     for step in loc:
-        if isinstance(here, dict) and step in here or isinstance(here, list) and isinstance(step, int):
-            here, path = here[step], (*path, step)
+        inside: Any = dict(enumerate(here)) if isinstance(here, list) else here
+        if isinstance(inside, dict) and step in inside:
+            here, path = inside[step], (*path, step)
     return path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,8 @@ def html(results: Results) -> str:
     from jinja2 import Environment, StrictUndefined
 
     text = files("compose.ablation").joinpath("report.html").read_text(encoding="utf-8")
-    template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True).from_string(text)
+    pages = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = pages.from_string(text)
     cells = len(results.plan.cells)
     return template.render(
         plan=results.plan,
@@ -49,7 +51,8 @@ def html(results: Results) -> str:
         variants=[_variant(results, outcome) for outcome in results.outcomes],
         missing=results.missing,
         cells=cells,
-        seconds=sum(each.trained for outcome in results.outcomes for each in outcome.scored.values()),
+        seconds=sum(each.own_seconds for outcome in results.outcomes for each in outcome.scored.values()),
+        shared=sum("begun" in each.run.record for outcome in results.outcomes for each in outcome.scored.values()),
         made=_made(results),
     )
 
@@ -74,7 +77,8 @@ def warnings(outcome: Outcome) -> list[str]:
     for seed, scored in outcome.scored.items():
         said = [record["warning"] for record in scored.scores["health"] if "warning" in record]
         for warning in (*said, *scored.scores["warnings"]):
-            found.setdefault(warning, []).append(seed)
+            # Where each run keeps the line to change differs from run to run.
+            found.setdefault(re.sub(r" \(see [^)]*\)", "", warning), []).append(seed)
     return [f"seed {', '.join(map(str, seeds))}: {warning}" for warning, seeds in found.items()]
 
 

@@ -58,6 +58,11 @@ class Scored:
         return self.split.get("protocol", {})
 
     @property
+    def own_seconds(self) -> float:
+        """Seconds of training, less those of a first phase that was taken over."""
+        return self.run.training_seconds(self.run.record.get("begun", {}).get("phase", 0))
+
+    @property
     def kind(self) -> Kind:
         """What its L promises."""
         return Kind[self.scores["kind"].upper()]
@@ -224,10 +229,10 @@ def _estimated(scored: Scored) -> str:
     return "exact" if scored.kind is Kind.EXACT else f"{scored.kind}, K = {scored.split['K']}"
 
 
-def _numbers(trainings: Mapping[int, Scored], measure: str) -> dict[int, Any]:
+def _numbers(of: Mapping[int, Scored], measure: str) -> dict[int, Any]:
     """By seed: the number of every example where it is a mean over them, else the number."""
     by_example = measure in ("-ELBO", "NLL")
-    found = {seed: each.of_examples(measure) if by_example else each.number(measure) for seed, each in trainings.items()}
+    found = {seed: each.of_examples(measure) if by_example else each.number(measure) for seed, each in of.items()}
     return {seed: value for seed, value in found.items() if value is not None}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
@@ -54,68 +54,78 @@ class Table:
         return "\n".join([*notes, rf"\begin{{tabular}}{{{columns}}}", head, r"\hline", *rows, r"\end{tabular}"]) + "\n"
 
 
-def tables(results: Results) -> list[Table]:
-    """The table of all that compares with the base, and one for each other thing that was scored, with the reason."""
+def tables(results: Results, brief: bool = False) -> list[Table]:
+    """The table of all that compares with the base, and one for each other thing that was scored, with the reason.
+
+    Args:
+        results: What there is.
+        brief: Whether to leave out what no terminal has room for.
+    """
     together = [outcome for outcome in results.outcomes if not outcome.apart]
-    found = [_table(results, "", together)]
+    found = [_table(results, "", together, brief)]
     groups: dict[tuple[Any, ...], list[Outcome]] = {}
     for outcome in results.outcomes:
         if outcome.apart:
             groups.setdefault(tuple(outcome.apart), []).append(outcome)
     for reason, outcomes in groups.items():
         why = "; ".join(f"{key} {came} (the base: {wanted})" for key, wanted, came in reason)
-        found.append(_table(results, f"Scores of something else, so not set beside the base: {why}", outcomes))
+        found.append(_table(results, f"Scores of something else, so not set beside the base: {why}", outcomes, brief))
     return found
 
 
-def _table(results: Results, why: str, outcomes: Sequence[Outcome]) -> Table:
-    columns = [
-        (header, [cell(outcome) for outcome in outcomes])
-        for header, cell in _columns(results, outcomes)
-    ]
+def _table(results: Results, why: str, outcomes: Sequence[Outcome], brief: bool) -> Table:
+    shown = [column for column in _columns(results, outcomes) if column.brief or not brief]
+    columns = [(column.header, [column.cell(outcome) for outcome in outcomes]) for column in shown]
     columns = columns[:1] + [(header, cells) for header, cells in columns[1:] if any(cells)]
     title = why or f"Test split, means over seeds with their standard deviation; effects against {results.base.label}"
     rows = [list(row) for row in zip(*(cells for _, cells in columns), strict=True)]
     return Table(title, [header for header, _ in columns], rows, _notes(outcomes))
 
 
-def _columns(results: Results, outcomes: Sequence[Outcome]) -> list[tuple[str, Cell]]:
-    found: list[tuple[str, Cell]] = [
-        ("variant", lambda outcome: outcome.label + (" (base)" if outcome is results.base else "")),
-        ("seeds", _seeds),
-        ("L is", lambda outcome: "" if outcome.first is None else str(outcome.first.kind)),
-    ]
+@dataclass(frozen=True)
+class _Column:
+    """A column of the table.
+
+    Args:
+        header: Its name.
+        cell: What stands in it.
+        brief: Whether a terminal has room for it.
+    """
+
+    header: str
+    cell: Cell
+    brief: bool = False
+
+
+def _columns(results: Results, outcomes: Sequence[Outcome]) -> Iterator[_Column]:
     judged = results.judged_by
+    yield _Column("variant", lambda outcome: outcome.label + (" (base)" if outcome is results.base else ""), True)
+    yield _Column("seeds", _seeds, True)
+    yield _Column("L is", lambda outcome: "" if outcome.first is None else str(outcome.first.kind), True)
     for measure in dict.fromkeys((judged, "-ELBO", "NLL")):
-        found += [
-            (_header(measure, outcomes), _value_of(measure)),
-            (f"effect on {measure}", _effect_on(measure)),
-            ("over examples", _over_examples(measure)),
-            ("over seeds", _over_seeds(measure)),
-        ]
+        yield _Column(_header(measure, outcomes), _value_of(measure), True)
+        yield _Column(f"effect on {measure}", _effect_on(measure), measure == judged)
+        yield _Column("over examples", _over_examples(measure), measure == judged)
+        yield _Column("over seeds", _over_seeds(measure), measure == judged)
         if measure == judged:
-            found.append(("finding", lambda outcome: outcome.effects[judged].direction if judged in outcome.effects else ""))
-    found += [
-        ("distortion", lambda outcome: number(outcome.view("distortion"), "-ELBO")),
-        ("rate", lambda outcome: number(outcome.view("rate"), "-ELBO")),
-        ("bits/dim", lambda outcome: _bits(outcome)),
-    ]
+            yield _Column("finding", lambda outcome: _finding(outcome, judged), True)
+    yield _Column("distortion", lambda outcome: number(outcome.view("distortion"), "-ELBO"))
+    yield _Column("rate", lambda outcome: number(outcome.view("rate"), "-ELBO"))
+    yield _Column("bits/dim", _bits)
     for measure in MEASURES:
         if measure not in ("-ELBO", "NLL", judged):
-            found.append((measure, _value_of(measure)))
-    found += [
-        ("network calls a sample", _calls),
-        ("parameters", lambda outcome: f"{outcome.planned.parameters:,}"),
-        ("FLOPs", lambda outcome: f"{outcome.planned.flops:.3g}"),
-        ("training s", lambda outcome: "" if outcome.trained is None else f"{outcome.trained:.0f}"),
-    ]
-    return found
+            yield _Column(_header(measure, outcomes), _value_of(measure), measure in ("Frechet distance", "modes found"))
+    yield _Column("network calls a sample", _calls)
+    yield _Column("parameters", lambda outcome: f"{outcome.planned.parameters:,}")
+    yield _Column("FLOPs", lambda outcome: f"{outcome.planned.flops:.3g}")
+    yield _Column("training s", lambda outcome: "" if outcome.trained is None else f"{outcome.trained:.0f}", True)
 
 
 def _header(measure: str, outcomes: Sequence[Outcome]) -> str:
     if measure != "NLL":
         return f"{measure}{',' if unit(measure) else ''}{unit(measure)}"
-    counts = sorted({each.first.split["K"] for each in outcomes if each.first is not None and each.mean("NLL") is not None})
+    weighted = [each for each in outcomes if each.mean("NLL") is not None]
+    counts = sorted({each.first.split["K"] for each in weighted if each.first is not None})
     return f"NLL(K = {' or '.join(map(str, counts))})" if counts else "NLL"
 
 
@@ -134,6 +144,10 @@ def _effect_on(measure: str) -> Cell:
     return lambda outcome: number(outcome.effects[measure].value, measure, True) if measure in outcome.effects else ""
 
 
+def _finding(outcome: Outcome, measure: str) -> str:
+    return outcome.effects[measure].direction if measure in outcome.effects else ""
+
+
 def _over_examples(measure: str) -> Cell:
     return lambda outcome: interval(outcome.effects[measure].examples, measure) if measure in outcome.effects else ""
 
@@ -149,7 +163,8 @@ def _seeds(outcome: Outcome) -> str:
 
 def _bits(outcome: Outcome) -> str:
     found = [each.split.get("bits_per_dim") for each in outcome.scored.values()]
-    return "" if not found or None in found else f"{sum(found) / len(found):.4f}"
+    known = [value for value in found if value is not None]
+    return f"{sum(known) / len(known):.4f}" if known and len(known) == len(found) else ""
 
 
 def _calls(outcome: Outcome) -> str:
@@ -164,8 +179,8 @@ def _notes(outcomes: Sequence[Outcome]) -> list[str]:
     if first is not None:
         said = ", ".join(f"{key} {value}" for key, value in first.protocol.items() if key not in ("kind", "mode", "K"))
         notes.append(f"Scored: {said}.")
-        if first.split.get("floor") is not None:
-            notes.append(f"Floor: {first.split['floor_of'] or 'the binarisation'} itself costs {first.split['floor']:.2f} nats.")
+        if (floor := first.split.get("floor")) is not None:
+            notes.append(f"Floor: {first.split['floor_of'] or 'the binarisation'} itself costs {floor:.2f} nats.")
     for outcome in outcomes:
         for measure, why in outcome.blank.items():
             notes.append(f"{outcome.label}: {measure} is not set against the base's, {why}.")

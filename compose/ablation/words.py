@@ -83,16 +83,18 @@ def cautions(results: Results) -> list[str]:
     found = []
     compared = list(results.effects())
     if any(effect.seeds is None for _, effect in compared):
-        found.append("Where a change has one seed, its interval is over test examples: it says nothing of another training.")
+        found.append(
+            "A change with one seed has an interval over test examples alone: nothing is said of another training."
+        )
     if len(compared) > 1:
         found.append(
             f"{len(compared)} changes are set against one base, each with 95 % intervals: of changes that do nothing, "
             "about one in twenty would leave 0 out of each by chance."
         )
-    if len({outcome.planned.label for outcome in results.outcomes if outcome.first and outcome.first.kind}) > 1:
-        kinds = sorted({outcome.first.kind for outcome in results.outcomes if outcome.first is not None})
-        if len(kinds) > 1:
-            found.append(f"-ELBO is {', '.join(map(str, kinds))} here: an exact value and a bound differ by the bound's gap.")
+    kinds = sorted({outcome.first.kind for outcome in results.outcomes if outcome.first is not None})
+    if len(kinds) > 1:
+        said = ", ".join(map(str, kinds))
+        found.append(f"What L promises differs ({said}): an exact value and a bound differ by the bound's gap too.")
     return found
 
 

@@ -12,6 +12,7 @@ from compose.cli.options import Plugins, show, table
 if TYPE_CHECKING:
     from compose.ablation.grid import Grid
     from compose.ablation.results import Results
+    from compose.recipe.recipe import Phase
 
 
 def ablate(
@@ -100,18 +101,19 @@ def _grid(grid: Grid, folder: Path) -> None:
     rows = []
     for variant in grid.variants.values():
         cells = [cell for cell in grid.cells if cell.label == variant.label]
-        steps = [phase.steps or f"{phase.seconds or phase.epochs:g} {'s' if phase.seconds else 'epochs'}" for phase in variant.recipe.train]
+        steps = [_budget(phase) for phase in variant.recipe.train]
         rows.append(
             (
                 variant.label + (" (base)" if variant.label == grid.base else ""),
-                " + ".join(map(str, steps)),
+                " + ".join(steps),
                 f"{variant.parameters:,}",
                 f"{variant.flops:,}",
                 f"{sum(there is not None and there.done(cell.id) for cell in cells)} of {len(cells)}",
             )
         )
-    show(grid.asked.ablation.question, f"base {grid.asked.ablation.base}, seeds {', '.join(map(str, seeds))}, {budget_said(grid)}", "")
-    headers = ["variant", "steps", "parameters", "FLOPs", "done"]
+    asked = f"base {grid.asked.ablation.base}, seeds {', '.join(map(str, seeds))}, {budget_said(grid)}"
+    show(grid.asked.ablation.question, asked, "")
+    headers = ["variant", "training", "parameters", "FLOPs", "done"]
     show(table(headers, rows, right=headers[1:]))
     show("", f"{len(grid.cells)} cells; FLOPs are of log_prob of one example (one sample where there is no likelihood)")
     for label, faults in grid.faulty.items():
@@ -119,12 +121,18 @@ def _grid(grid: Grid, folder: Path) -> None:
         show(*(f"  {fault}" for fault in faults))
 
 
+def _budget(phase: Phase) -> str:
+    if phase.steps is not None:
+        return str(phase.steps)
+    return f"{phase.seconds:g} s" if phase.seconds is not None else f"{phase.epochs:g} epochs"
+
+
 def _show(results: Results) -> None:
     from compose.ablation.report import warnings
     from compose.ablation.tables import tables
     from compose.ablation.words import answer, cautions
 
-    for each in tables(results):
+    for each in tables(results, brief=True):
         show(each.title, "", table(each.headers, each.rows, right=each.headers[1:]), *each.notes, "")
     show(results.plan.question, answer(results), *cautions(results), "")
     for outcome in results.outcomes:

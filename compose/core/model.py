@@ -93,7 +93,8 @@ class ModelDensity(Density):
         terms, prior = ledger.terms, self.prior
         label = c if self.by_label else None
         z, edge, gaussian = x, f"z{start}" if start else "x", None
-        last = len(stages) if mode != "path" and self.closes else 0
+        # Under N(0, I) in the prior's place all is as it would be with any other prior.
+        last = len(stages) if mode != "path" and self.closes and not standard else 0
         for i, stage in enumerate(stages[start:] if start else stages, start + 1):
             z, found, penalties, diagnostics, gaussian = stage.infer(z, label, i == last and stage.closed_form, mode)
             above = f"z{i}"

@@ -139,13 +139,12 @@ class Run:
         lines = file.read_text().split("\n")[:-1] if file.is_file() else []
         return [json.loads(line) for line in lines[:count]]
 
-    @property
-    def training_seconds(self) -> float:
-        """Seconds of training over all phases, evaluation left out, as far as they were logged."""
+    def training_seconds(self, since: int = 0) -> float:
+        """Seconds of training from phase ``since`` on, evaluation left out, as far as they were logged."""
         spent: dict[int, float] = {}
         for line in self.metrics():
             spent[line["phase"]] = line.get("seconds") or spent.get(line["phase"], 0.0)
-        return sum(spent.values())
+        return sum(seconds for phase, seconds in spent.items() if phase >= since)
 
     def model(self) -> ModelDensity:
         """The trained model, in evaluation mode.

@@ -6,10 +6,12 @@ from typing import Any
 
 from compose.recipe.build import build
 from compose.run import state
+from compose.run.batches import Batches
+from compose.run.begun import begun
 from compose.run.directory import Run
 from compose.run.log import Log
 from compose.run.progress import display
-from compose.run.stretch import Stretch
+from compose.run.stretch import Stretch, fit
 
 
 class Loop:
@@ -31,11 +33,25 @@ class Loop:
         precision = next((value.dtype for value in self.model.parameters()), None)
         self.source = self.recipe.data.load().to(fabric.device, precision)
         self.last = run.path / "last.safetensors"
-        self.at: dict[str, Any] = state.counters(self.last) if self.last.is_file() else {"lines": 0, **beginning(0)}
+        self.begun = begun(run.path)
+        self.at: dict[str, Any] = state.counters(self.last) if self.last.is_file() else self._start()
 
     def place(self, module: Any) -> Any:
         """A module where, and in the precision in which, the training computes."""
         return self.fabric.strategy.precision.convert_module(module).to(self.fabric.device)
+
+    def _start(self) -> dict[str, Any]:
+        """The counters at the start of a training; what it takes over from another run is put in place."""
+        if self.begun is None:
+            return {"lines": 0, **beginning(0)}
+        phase = self.begun.phase
+        if phase:
+            # As the first phase would have left it: what is fitted was fitted before anything was trained.
+            seed = self.recipe.seed
+            fit(self.model, Batches(self.source, self.recipe.train[0].batch_size, seed, 0), seed, 0)
+            self.begun.put_into(self.model)
+        lines = sum(line["phase"] < phase for line in self.run.metrics())
+        return {"lines": lines, **beginning(phase)}
 
     def run_phases(self) -> None:
         """All phases that are left, then the best weights as ``model.safetensors``."""

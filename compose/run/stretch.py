@@ -39,6 +39,13 @@ CHECKPOINT_SECONDS = 60.0
 LOG_STEPS = 50
 
 
+@torch.no_grad()
+def fit(model: ModelDensity, batches: Batches, seed: int, phase: int) -> None:
+    """Fits what is fitted as a phase starts; every process fits the same numbers: the whole set, the same noise."""
+    with random.region(seed, "fit noise", phase):
+        model.fit_parts(batches.all)
+
+
 class Stretch:
     """One phase at work.
 
@@ -118,11 +125,12 @@ class Stretch:
     def _fit(self) -> None:
         """Fits what is fitted; of what an earlier phase trained, or left as it was, nothing is set anew."""
         kept = [value.detach().clone() for value in self.model.parameters()] if self.index else []
-        # Every process fits the same numbers: the whole set, and the same noise.
-        with random.region(self.seed, "fit noise", self.index), torch.no_grad():
-            self.model.fit_parts(self.batches.all)
+        fit(self.model, self.batches, self.seed, self.index)
+        with torch.no_grad():
             for value, before in zip(self.model.parameters(), kept, strict=False):
                 value.copy_(before)
+            if self.loop.begun is not None and self.index == self.loop.begun.phase:
+                self.loop.begun.put_into(self.model)
 
     def _freeze(self, actors: list[Actor]) -> None:
         """Leaves gradients and training mode to what these players train."""

@@ -123,6 +123,11 @@ class Adversarial(ObjectivePart):
                     swap=False,
                 )
 
+    @property
+    def reaches(self) -> tuple[str, ...]:
+        """The stages, and where samples are judged the prior that they come from."""
+        return ("stages",) if self.at == "x" and self.of == "reconstructions" else super().reaches
+
     def nested(self, slot: Slot) -> dict[str, tuple[Part, Slot]]:
         """The critic sees ``pac`` items joined on their first axis, and the label of each."""
         edges = _edges(slot)

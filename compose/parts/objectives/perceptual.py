@@ -51,6 +51,11 @@ class Perceptual(ObjectivePart):
         """The network takes a datum as nets see it."""
         return {} if self.network is None else {"network": (self.network, Slot("net", GIVES, as_real(slot.space)))}
 
+    @property
+    def reaches(self) -> tuple[str, ...]:
+        """The stages alone."""
+        return ("stages",)
+
     def make(self, slot: Slot, children: Mapping[str, nn.Module]) -> nn.Module:
         """The objective."""
         return PerceptualObjective(children.get("network"))

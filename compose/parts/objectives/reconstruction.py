@@ -28,6 +28,11 @@ class Reconstruction(ObjectivePart):
         elif (missing := without_latent(self.type, stages_of(slot))) is not None:
             yield missing
 
+    @property
+    def reaches(self) -> tuple[str, ...]:
+        """The stages alone."""
+        return ("stages",)
+
     def make(self, slot: Slot, children: Mapping[str, nn.Module]) -> nn.Module:
         """The objective."""
         return ReconstructionObjective()
