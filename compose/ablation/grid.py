@@ -33,7 +33,7 @@ class Variant:
     """One combination of the axes' values, whatever the seed.
 
     Args:
-        label: What tables call it: ``prior=flow``; ``base`` for the base recipe as it is.
+        label: What tables call it: ``prior=flow``; that of the base, where no combination equals it, is its recipe.
         values: The label of its value on each axis; empty for a base that no combination equals.
         recipe: Its recipe, with the budget; the seed is still the base's.
         parameters: How many numbers its model trains.
@@ -123,7 +123,7 @@ def expand(asked: Asked) -> Grid:
             found[label] = _variant(label, values, checked, ablation)
     if not found:
         raise RecipeError(_once([fault for faults in faulty.values() for fault in faults]))
-    own = _variant("base", {}, base, ablation)
+    own = _variant(ablation.base.removesuffix(".yaml"), {}, base, ablation)
     name = next((label for label, variant in found.items() if variant.recipe == own.recipe), own.label)
     variants = {name: found.pop(name, own), **found}
     return Grid(asked, name, variants, list(_cells(variants, ablation.each_seed)), faulty)
@@ -199,7 +199,7 @@ def _values(asked: Asked, index: int, axis: Axis, base: Tree) -> Iterator[_Value
     at: KeyPath = ("axes", index, "values")
     if axis.values == "fits":
         assert axis.at is not None
-        names = [fit.name for fit in fits(base, axis.at) if fit.name not in axis.leave_out]
+        names = [name for name in _fitting(asked, index, axis.at, base) if name not in axis.leave_out]
         found = [_Value(name, (Change(tuple(axis.at.split(".")), name, {(): asked.tree.mark(at)}),)) for name in names]
     elif isinstance(axis.values, list):
         assert axis.at is not None
@@ -214,6 +214,14 @@ def _values(asked: Asked, index: int, axis: Axis, base: Tree) -> Iterator[_Value
         hint = "Name them: a mapping {NAME: value} in place of the list."
         raise RecipeError([Fault(dotted(at), message, hint, asked.tree.where(at))])
     yield from found
+
+
+def _fitting(asked: Asked, index: int, at: str, base: Tree) -> list[str]:
+    try:
+        return [fit.name for fit in fits(base, at)]
+    except RecipeError as error:
+        where = asked.tree.where(("axes", index, "at"))
+        raise RecipeError([replace(fault, where=fault.where or where) for fault in error.faults]) from error
 
 
 def _named(asked: Asked, axis: Axis, name: str, value: Any, at: KeyPath) -> _Value:

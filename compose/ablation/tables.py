@@ -114,7 +114,8 @@ def _columns(results: Results, outcomes: Sequence[Outcome]) -> Iterator[_Column]
     yield _Column("bits/dim", _bits)
     for measure in MEASURES:
         if measure not in ("-ELBO", "NLL", judged):
-            yield _Column(_header(measure, outcomes), _value_of(measure), measure in ("Frechet distance", "modes found"))
+            told = measure in ("Frechet distance", "modes found")
+            yield _Column(_header(measure, outcomes), _value_of(measure), told)
     yield _Column("network calls a sample", _calls)
     yield _Column("parameters", lambda outcome: f"{outcome.planned.parameters:,}")
     yield _Column("FLOPs", lambda outcome: f"{outcome.planned.flops:.3g}")

@@ -1,0 +1,286 @@
+"""Cells are trained once, by one process at a time, whatever happens meanwhile."""
+
+from __future__ import annotations
+
+import errno
+import json
+import multiprocessing
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from compose.ablation import execute
+from compose.ablation.folder import Folder
+from compose.ablation.results import Results
+from compose.core.errors import AblationError, RecipeError, TrainingError
+from tests.ablation.small import go
+
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def finished(done: Results, tmp_path: Path) -> Folder:
+    """A copy of a finished ablation."""
+    shutil.copytree(done.folder.path, tmp_path / "out")
+    return Folder(tmp_path / "out")
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The run directories of all trainings begun or gone on with from here on."""
+    seen: list[str] = []
+
+    def watched(name: str) -> None:
+        call = getattr(execute, name)
+
+        def spy(*args: Any, **how: Any) -> Any:
+            seen.append(Path(args[-1] if name == "train" else args[0]).name)
+            return call(*args, **how)
+
+        monkeypatch.setattr(execute, name, spy)
+
+    watched("train")
+    watched("resume")
+    return seen
+
+
+def numbers(folder: Folder) -> dict[str, Any]:
+    """What every cell came to, less what a clock says."""
+    found = {}
+    for address, _, _ in folder.plan.cells:
+        scores = folder.run(address).scores()
+        scores["measures"].pop("sampling")
+        found[address] = (scores["splits"], scores["measures"])
+    return found
+
+
+def test_every_cell_has_a_run_and_a_record(done: Results):
+    assert len(done.plan.cells) == 4
+    for address, _, seed in done.plan.cells:
+        record = done.folder.record(address)
+        assert record is not None
+        assert record["state"] == "done"
+        assert set(record["files"]) == {
+            "recipe.yaml",
+            "run.json",
+            "model.safetensors",
+            "scores.json",
+            "scores.safetensors",
+        }
+        assert done.folder.run(address).recipe.seed == seed
+    assert not list(done.folder.cells.glob("*.beat"))
+
+
+def test_a_finished_ablation_trains_nothing(done: Results, finished: Folder, write: Write, trained: list[str]):
+    again = go(write(), finished.path)
+    assert trained == []
+    assert [outcome.mean("-ELBO") for outcome in again.outcomes] == [outcome.mean("-ELBO") for outcome in done.outcomes]
+
+
+def test_more_seeds_and_values_train_only_what_is_new(finished: Folder, write: Write, trained: list[str]):
+    go(write(axes="[{at: model.prior, values: [normal, mixture, vamp]}]", seeds="1"), finished.path)
+    new = [address for address, label, _ in Folder(finished.path).plan.cells if label == "prior=vamp"]
+    assert trained == new
+
+
+def test_a_changed_file_of_a_cell_is_found_and_the_cell_trained_anew(
+    finished: Folder, write: Write, trained: list[str]
+):
+    before = numbers(finished)
+    address = finished.plan.cells[1][0]
+    (finished.cell(address) / "scores.safetensors").write_bytes(b"rotten")
+    said: list[str] = []
+    go(write(), finished.path, tell=said.append)
+    assert trained == [address]
+    assert len(said) == 1
+    assert "prior=mixture, seed 0: scores.safetensors is not as it was written" in said[0]
+    assert (finished.cells / f"{address}.broken-1" / "scores.safetensors").read_bytes() == b"rotten"
+    assert numbers(finished) == before
+
+
+def test_a_run_directory_that_is_gone_is_trained_anew(finished: Folder, write: Write, trained: list[str]):
+    address = finished.plan.cells[2][0]
+    shutil.rmtree(finished.cell(address))
+    go(write(), finished.path)
+    assert trained == [address]
+
+
+def test_a_stopped_cell_goes_on_where_it_was(done: Results, finished: Folder, write: Write, trained: list[str]):
+    address = finished.plan.cells[0][0]
+    finished.forget(address)
+    for name in ("scores.json", "scores.safetensors", "model.safetensors"):
+        (finished.cell(address) / name).unlink()
+    kept = (finished.cell(address) / "last.safetensors").stat().st_mtime_ns
+    go(write(), finished.path)
+    assert trained == [address]
+    assert (finished.cell(address) / "last.safetensors").stat().st_mtime_ns >= kept
+    assert not list(finished.cells.glob("*.broken-*"))
+    assert numbers(finished) == numbers(done.folder)
+
+
+def test_an_unreadable_checkpoint_is_set_aside(done: Results, finished: Folder, write: Write):
+    address = finished.plan.cells[0][0]
+    finished.forget(address)
+    for name in ("scores.json", "model.safetensors"):
+        (finished.cell(address) / name).unlink()
+    (finished.cell(address) / "last.safetensors").write_bytes(b"half a check")
+    said: list[str] = []
+    go(write(), finished.path, tell=said.append)
+    assert len(said) == 1
+    assert "cannot be read as a checkpoint" in said[0]
+    assert (finished.cells / f"{address}.broken-1").is_dir()
+    assert numbers(finished) == numbers(done.folder)
+
+
+def test_a_cell_that_fails_is_noted_and_the_rest_goes_on(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trained: list[str]
+):
+    train = execute.train
+
+    def failing(recipe: Any, *args: Any, **how: Any) -> Any:
+        if recipe.model.prior.type == "mixture" and recipe.seed == 1:
+            raise TrainingError("ten steps were not finite")
+        return train(recipe, *args, **how)
+
+    monkeypatch.setattr(execute, "train", failing)
+    found = go(write(), tmp_path / "out")
+    assert [len(outcome.scored) for outcome in found.outcomes] == [2, 1]
+    assert found.outcomes[1].failed == {1: "ten steps were not finite"}
+    assert "failing" in (found.folder.record(found.plan.cells[3][0]) or {})["trace"]
+    assert "ten steps were not finite" in (tmp_path / "out" / "report.html").read_text()
+    # The seed that both have is what is set against each other.
+    assert list(found.outcomes[1].effects["-ELBO"].per_seed) == [0]
+
+    trained.clear()
+    monkeypatch.setattr(execute, "train", train)
+    assert go(write(), tmp_path / "out").outcomes[1].failed  # as it was: what failed is not tried again unasked
+    assert trained == []
+    assert not go(write(), tmp_path / "out", retry=True).outcomes[1].failed
+
+
+def test_a_full_disk_stops_it_and_keeps_what_is_finished(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    train, calls = execute.train, []
+
+    def full(recipe: Any, path: Path, **how: Any) -> Any:
+        calls.append(path)
+        if len(calls) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return train(recipe, path, **how)
+
+    monkeypatch.setattr(execute, "train", full)
+    with pytest.raises(AblationError, match=r"is full.*make room and run it again"):
+        go(write(), tmp_path / "out")
+    folder = Folder(tmp_path / "out")
+    assert [folder.done(address) for address, _, _ in folder.plan.cells] == [True, False, False, False]
+    found = go(write(), tmp_path / "out")
+    assert not found.missing
+    assert len(calls) == 5
+
+
+def test_what_does_not_type_check_is_named_before_anything_runs(write: Write, tmp_path: Path, trained: list[str]):
+    file = write(axes="[{at: model.prior, values: [normal, categorical, mixture]}]", seeds="1")
+    with pytest.raises(RecipeError, match="prior=categorical does not type-check") as error:
+        go(file, tmp_path / "out")
+    assert "--skip-faulty leaves them out" in str(error.value)
+    assert trained == []
+    assert not (tmp_path / "out").exists()
+    found = go(file, tmp_path / "out", skip_faulty=True)
+    assert [outcome.label for outcome in found.outcomes] == ["prior=normal", "prior=mixture"]
+    assert "prior=categorical" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_two_ablations_do_not_share_a_folder(finished: Folder, write: Write):
+    before = (finished.path / "plan.json").read_text()
+    with pytest.raises(AblationError, match="holds another ablation, 'small' of vae: How simple"):
+        go(write(question="What does depth buy?"), finished.path)
+    assert (finished.path / "plan.json").read_text() == before
+
+
+def test_a_folder_with_something_else_in_it_is_left_alone(write: Write, tmp_path: Path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("x")
+    with pytest.raises(AblationError, match="is not empty and holds no ablation"):
+        go(write(), tmp_path / "mine")
+
+
+def test_a_folder_that_cannot_be_written_is_said_at_once(write: Write, tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(AblationError, match="cannot be written"):
+        go(write(), tmp_path / "file" / "out")
+
+
+def test_no_ablation_is_no_ablation(tmp_path: Path):
+    with pytest.raises(AblationError, match="compose ablate FILE"):
+        Folder(tmp_path)
+
+
+def test_a_claimed_cell_is_left_to_who_holds_it(finished: Folder):
+    address = finished.plan.cells[0][0]
+    with finished.claim(address) as held, Folder(finished.path).claim(address) as too:
+        assert held
+        assert not too
+        beat = finished.beat(address)
+        assert beat is not None
+        assert beat["seconds"] < 5
+    with finished.claim(address) as held:
+        assert held
+    assert finished.beat(address) is None
+
+
+def test_a_beat_of_another_machine_holds_a_cell_until_it_is_old(finished: Folder):
+    address = finished.plan.cells[0][0]
+    file = finished.cells / f"{address}.beat"
+    file.write_text(json.dumps({"host": "elsewhere", "pid": 1}))
+    with finished.claim(address) as held:
+        assert not held
+    old = time.time() - 120
+    os.utime(file, (old, old))
+    with finished.claim(address) as held:
+        assert held
+
+
+def _hold(path: str, address: str, ready: Any) -> None:
+    with Folder(path).claim(address):
+        ready.set()
+        time.sleep(60)
+
+
+def test_a_killed_process_holds_nothing(finished: Folder):
+    context = multiprocessing.get_context("spawn")
+    address, ready = finished.plan.cells[0][0], context.Event()
+    process = context.Process(target=_hold, args=(str(finished.path), address, ready))
+    process.start()
+    assert ready.wait(60)
+    with finished.claim(address) as held:
+        assert not held
+    process.kill()
+    process.join()
+    with finished.claim(address) as held:
+        assert held
+
+
+def test_a_first_phase_that_cells_share_is_trained_once(tmp_path: Path):
+    file = tmp_path / "frozen.yaml"
+    file.write_text(
+        "question: Which prior of frozen latents?\nbase: latent_diffusion\nseeds: 1\n"
+        "changes: {train.0.steps: 6, train.1.steps: 6, evaluate.samples: 1}\n"
+        "axes: [{at: model.prior, values: [mixture, flow]}]\n"
+    )
+    found = go(file, tmp_path / "out")
+    begun = [found.folder.run(address).record.get("begun") for address, _, _ in found.plan.cells]
+    first = str(found.folder.cell(found.plan.cells[0][0]))
+    assert begun == [None, {"of": first, "phase": 1}, {"of": first, "phase": 1}]
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "2 trainings took over a first phase" in page
+    assert "A frozen comparison" in page
+
+
+def test_workers_share_the_cells(done: Results, write: Write, tmp_path: Path):
+    found = go(write(), tmp_path / "out", workers=2)
+    assert not found.missing
+    assert numbers(found.folder) == numbers(done.folder)
