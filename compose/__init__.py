@@ -9,6 +9,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from compose.ablation.compare import compare
+    from compose.ablation.study import ablate, report
+    from compose.ablation.swap import swap
     from compose.core.declare import DataPart, Misfit, NetPart, ObjectivePart, Slot
     from compose.core.errors import ComposeError, RecipeError
     from compose.core.kinds import Kind
@@ -115,6 +118,9 @@ _HOMES = {
     "compose.parts.stages.split": ("Split",),
     "compose.parts.stages.squeeze": ("Squeeze",),
     "compose.parts.stages.standardize": ("Standardize",),
+    "compose.ablation.compare": ("compare",),
+    "compose.ablation.study": ("ablate", "report"),
+    "compose.ablation.swap": ("swap",),
     "compose.recipe.build": ("build",),
     "compose.recipe.check": ("check", "load_recipe"),
     "compose.recipe.fits": ("fits",),
@@ -191,8 +197,10 @@ __all__ = [
     "UNet",
     "Vamp",
     "Wrap",
+    "ablate",
     "build",
     "check",
+    "compare",
     "complete",
     "evaluate",
     "fits",
@@ -201,7 +209,9 @@ __all__ = [
     "load_recipe",
     "module",
     "register",
+    "report",
     "sample",
+    "swap",
     "train",
     "verify",
     "verify_all",

@@ -18,76 +18,21 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from compose.ablation.grid import Cell, Grid
+from compose.ablation.grid import Cell
+from compose.ablation.plan import Plan, Planned
 from compose.core.errors import AblationError
-from compose.recipe.check import check_tree
 from compose.recipe.recipe import Recipe
-from compose.recipe.text import parse_text
-from compose.recipe.write import to_yaml
 from compose.run.directory import Run, write_text
 
 #: Seconds between two beats, and how old the last one is of a process on another machine that is taken for dead.
 BEAT, DEAD = 5.0, 60.0
 #: The files of a run that its numbers are in.
 KEPT = ("recipe.yaml", "run.json", "model.safetensors", "scores.json", "scores.safetensors")
-
-
-@dataclass(frozen=True)
-class Planned:
-    """A variant as its folder remembers it.
-
-    Args:
-        label: What tables call it.
-        values: The label of its value on each axis; empty for a base beside the grid.
-        recipe: Its recipe, as YAML.
-        changes: The key paths at which it differs from the base, with both values.
-        equation: The bound it composes; empty where there is no likelihood.
-        parameters: How many numbers its model trains.
-        flops: Of ``log_prob`` of one example, or of one sample where there is no likelihood.
-    """
-
-    label: str
-    values: dict[str, str]
-    recipe: str
-    changes: list[list[str]]
-    equation: str
-    parameters: int
-    flops: int
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What an ablation set out to do.
-
-    Args:
-        name: What it is called.
-        question: What is asked.
-        of: The recipe that the base is.
-        base: The label of the variant that all others are set against.
-        judged_by: The number that answers; empty where that follows from what there is.
-        budget: What each cell may spend, in words.
-        command: What made it.
-        variants: The base first.
-        cells: ``(address, label of the variant, seed)`` each.
-        faulty: What does not type-check: label and why.
-    """
-
-    name: str
-    question: str
-    of: str
-    base: str
-    judged_by: str
-    budget: str
-    command: str
-    variants: list[Planned]
-    cells: list[tuple[str, str, int]]
-    faulty: dict[str, str]
 
 
 class Folder:
@@ -158,8 +103,7 @@ class Folder:
 
     def recipe(self, label: str, seed: int) -> Recipe:
         """What a cell trains."""
-        text = next(variant.recipe for variant in self.plan.variants if variant.label == label)
-        return check_tree(parse_text(text, label)).recipe.model_copy(update={"seed": seed})
+        return next(variant for variant in self.plan.variants if variant.label == label).with_seed(seed)
 
     def finish(self, address: str, **said: Any) -> None:
         """Notes that a cell is done, with the digests of its files."""
@@ -245,51 +189,9 @@ class Folder:
         write_text(self.cells / f"{address}.json", json.dumps(record, indent=2) + "\n")
 
 
-def plan_of(grid: Grid, command: str) -> Plan:
-    """What a grid sets out to do."""
-    from compose.recipe.changes import changes
-
-    ablation = grid.asked.ablation
-    base = grid.variants[grid.base].recipe
-    variants = [
-        Planned(
-            label=each.label,
-            values=each.values,
-            recipe=to_yaml(each.recipe, full=True),
-            changes=[list(change) for change in changes(base, each.recipe)],
-            equation=_equation(each.recipe),
-            parameters=each.parameters,
-            flops=each.flops,
-        )
-        for each in grid.variants.values()
-    ]
-    return Plan(
-        name=grid.asked.name,
-        question=ablation.question,
-        of=ablation.base,
-        base=grid.base,
-        judged_by=ablation.judged_by or "",
-        budget=budget_said(grid),
-        command=command,
-        variants=variants,
-        cells=[(cell.id, cell.label, cell.seed) for cell in grid.cells],
-        faulty={label: "; ".join(fault.message for fault in faults) for label, faults in grid.faulty.items()},
-    )
-
-
 def planned_cells(folder: Folder) -> list[Cell]:
     """The cells of a folder, with their recipes."""
     return [Cell(address, label, seed, folder.recipe(label, seed)) for address, label, seed in folder.plan.cells]
-
-
-def budget_said(grid: Grid) -> str:
-    """What each cell may spend, in words."""
-    budget = grid.asked.ablation.budget
-    if budget is None:
-        return "each trains as its recipe says"
-    if budget.steps is not None:
-        return f"{budget.steps:,} steps each"
-    return f"{budget.seconds:g} seconds of training each" if budget.seconds else f"{budget.flops:.3g} FLOPs each"
 
 
 def full_disk(error: BaseException | None) -> bool:
@@ -299,15 +201,6 @@ def full_disk(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
-
-
-def _equation(recipe: Recipe) -> str:
-    from compose.core.kinds import Kind
-    from compose.recipe.check import check_declared
-    from compose.recipe.equation import equation
-
-    found = equation(check_declared(recipe))
-    return "" if found.kind is Kind.NONE else found.text
 
 
 def _digest(file: Path) -> str:

@@ -15,15 +15,15 @@ from compose.core.errors import AblationError
 from compose.run.directory import write_text
 
 
-def write_report(results: Results) -> Path:
-    """Writes ``report.html`` and the tables into the ablation's folder.
+def write_report(results: Results, folder: Path) -> Path:
+    """Writes ``report.html`` and the tables into a folder.
 
     Raises:
         AblationError: the folder cannot be written.
     """
-    page = results.folder.path / "report.html"
+    page = folder / "report.html"
     try:
-        write_tables(results, results.folder.path)
+        write_tables(results, folder)
         write_text(page, html(results))
     except OSError as error:
         raise AblationError(f"{page} cannot be written: {error.strerror}.") from error
@@ -48,7 +48,7 @@ def html(results: Results) -> str:
         tables=tables(results),
         figures=figures(results),
         samples=samples(results),
-        variants=[_variant(results, outcome) for outcome in results.outcomes],
+        variants=[_variant(outcome) for outcome in results.outcomes],
         missing=results.missing,
         cells=cells,
         seconds=sum(each.own_seconds for outcome in results.outcomes for each in outcome.scored.values()),
@@ -57,17 +57,16 @@ def html(results: Results) -> str:
     )
 
 
-def _variant(results: Results, outcome: Outcome) -> dict[str, Any]:
-    recipe = results.folder.recipe(outcome.label, 0)
+def _variant(outcome: Outcome) -> dict[str, Any]:
     return {
         "label": outcome.label,
         "changes": outcome.planned.changes,
         "equation": outcome.planned.equation or "implicit: it has samples and no likelihood",
-        "trains": training_said(recipe),
+        "trains": training_said(outcome.planned.with_seed(0)),
         "recipe": outcome.planned.recipe,
         "failed": sorted(outcome.failed.items()),
         "warnings": warnings(outcome),
-        "runs": [str(each.run.path.relative_to(results.folder.path)) for each in outcome.scored.values()],
+        "runs": [str(each.run.path) for each in outcome.scored.values()],
     }
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
-from compose.ablation.folder import Folder, Planned
+from compose.ablation.folder import Folder
 from compose.ablation.guard import alike, of_other_things
+from compose.ablation.plan import Plan, Planned
 from compose.ablation.question import MEASURES
 from compose.ablation.statistics import Effect, paired
 from compose.core.kinds import Kind
@@ -131,23 +131,26 @@ class Outcome:
         return _mean([each.trained for each in self.scored.values()])
 
 
+@dataclass(frozen=True)
 class Results:
-    """All that is finished in the folder of an ablation.
+    """Trainings set side by side.
 
     Args:
-        folder: The folder.
+        plan: What was to be compared.
+        outcomes: What came of each variant, the base first.
+        missing: Label and seed of the trainings that have not ended.
     """
 
-    def __init__(self, folder: Folder) -> None:
-        self.folder, self.plan = folder, folder.plan
-        self.outcomes = list(self._outcomes())
+    plan: Plan
+    outcomes: list[Outcome]
+    missing: list[tuple[str, int]]
 
     @property
     def base(self) -> Outcome:
         """What all others are set against."""
         return self.outcomes[0]
 
-    @cached_property
+    @property
     def judged_by(self) -> str:
         """The measure that answers the question."""
         if self.plan.judged_by:
@@ -155,31 +158,58 @@ class Results:
         wanted = ("-ELBO", "modes found", "Frechet distance", "seconds a sample")
         return next((name for name in wanted if self.base.mean(name) is not None), wanted[0])
 
-    @property
-    def missing(self) -> list[tuple[str, int]]:
-        """Label and seed of the cells that have not ended."""
-        return [(label, seed) for address, label, seed in self.plan.cells if self.folder.record(address) is None]
-
     def effects(self) -> Iterator[tuple[Outcome, Effect]]:
         """What each change did to the measure that answers."""
         for outcome in self.outcomes[1:]:
             if (effect := outcome.effects.get(self.judged_by)) is not None:
                 yield outcome, effect
 
-    def _outcomes(self) -> Iterator[Outcome]:
-        scored: dict[str, dict[int, Scored]] = {variant.label: {} for variant in self.plan.variants}
-        failed: dict[str, dict[int, str]] = {variant.label: {} for variant in self.plan.variants}
-        for address, label, seed in self.plan.cells:
-            record = self.folder.record(address) or {}
-            if record.get("state") == "done":
-                run = self.folder.run(address)
-                scored[label][seed] = Scored(label, seed, run, run.scores(), record["trained"])
-            elif record.get("state") == "failed":
-                failed[label][seed] = record["error"]
-        base = scored[self.plan.variants[0].label]
-        for index, variant in enumerate(self.plan.variants):
-            effects, apart, blank = against(scored[variant.label], base) if index else ({}, [], {})
-            yield Outcome(variant, scored[variant.label], failed[variant.label], effects, apart, blank)
+
+@dataclass(frozen=True)
+class Study(Results):
+    """What came of an ablation.
+
+    Args:
+        folder: Where it lies.
+    """
+
+    folder: Folder
+
+
+def results_of(folder: Folder) -> Study:
+    """All that is finished in the folder of an ablation."""
+    plan = folder.plan
+    scored: dict[str, dict[int, Scored]] = {variant.label: {} for variant in plan.variants}
+    failed: dict[str, dict[int, str]] = {variant.label: {} for variant in plan.variants}
+    missing = []
+    for address, label, seed in plan.cells:
+        record = folder.record(address)
+        if record is None:
+            missing.append((label, seed))
+        elif record["state"] == "failed":
+            failed[label][seed] = record["error"]
+        else:
+            run = folder.run(address)
+            scored[label][seed] = Scored(label, seed, run, run.scores(), record["trained"])
+    return Study(plan, set_against(plan.variants, scored, failed), missing, folder)
+
+
+def set_against(
+    variants: list[Planned], scored: dict[str, dict[int, Scored]], failed: dict[str, dict[int, str]]
+) -> list[Outcome]:
+    """Every variant against the first one.
+
+    Args:
+        variants: The base first.
+        scored: Their trainings by label and seed.
+        failed: The errors of those that failed.
+    """
+    base = scored[variants[0].label]
+    found = []
+    for index, variant in enumerate(variants):
+        effects, apart, blank = against(scored[variant.label], base) if index else ({}, [], {})
+        found.append(Outcome(variant, scored[variant.label], failed.get(variant.label, {}), effects, apart, blank))
+    return found
 
 
 def against(

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from compose.ablation.execute import check_finished, folder_for, in_processes, retry_failed, work
-from compose.ablation.folder import Folder, plan_of
+from compose.ablation.folder import Folder
 from compose.ablation.grid import Grid, expand
+from compose.ablation.plan import plan_of
 from compose.ablation.question import read_ablation
 from compose.ablation.report import write_report
-from compose.ablation.results import Results
+from compose.ablation.results import Study, results_of
 from compose.ablation.view import watching
 from compose.core.errors import Fault, RecipeError
+from compose.run.progress import note
 from compose.run.train import thread_count
 
 
@@ -30,8 +31,8 @@ def ablate(
     accelerator: str = "auto",
     compile: bool = False,
     progress: bool = True,
-    tell: Callable[[str], None] | None = None,
-) -> Results:
+    tell: Callable[[str], None] = note,
+) -> Study:
     """Trains every cell of an ablation that is not done, and writes its report.
 
     What is finished is never trained again, and a training that was stopped goes on where it was.
@@ -56,7 +57,6 @@ def ablate(
         RecipeError: the file, its base or a cell has a fault.
         AblationError: the folder holds another ablation or cannot be written, or the disk is full.
     """
-    tell = tell or (lambda text: print(text, file=sys.stderr))  # noqa: T201
     grid = expand(read_ablation(ablation, overrides))
     refuse_faulty(grid, skip_faulty)
     folder = Folder.create(folder_for(out, grid.asked.name), plan_of(grid, _command(str(ablation), overrides)))
@@ -70,8 +70,8 @@ def ablate(
             in_processes(folder, workers, tell, how)
         else:
             work(folder, tell, how)
-    results = Results(folder)
-    write_report(results)
+    results = results_of(folder)
+    write_report(results, folder.path)
     return results
 
 
@@ -92,14 +92,14 @@ def refuse_faulty(grid: Grid, skip: bool) -> None:
     raise RecipeError([*faults, Fault("", hint)])
 
 
-def report(path: str | Path) -> Results:
+def report(path: str | Path) -> Study:
     """Writes the report of an ablation's folder anew, of what is finished there.
 
     Raises:
         AblationError: it holds no ablation.
     """
-    results = Results(Folder(path))
-    write_report(results)
+    results = results_of(Folder(path))
+    write_report(results, Path(path))
     return results
 
 

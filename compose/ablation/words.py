@@ -106,7 +106,7 @@ def training_said(recipe: Recipe) -> str:
 
 def freezing(results: Results) -> str:
     """Whether a frozen or a joint comparison was asked; the two are different questions."""
-    trained = {training_said(results.folder.recipe(each.label, 0)) for each in results.plan.variants}
+    trained = {training_said(each.with_seed(0)) for each in results.plan.variants}
     if len(trained) > 1:
         return "The variants train different parts in turn (below), so their difference is also that of how they train."
     how = trained.pop()

@@ -26,7 +26,7 @@ for command in (runs.train, runs.evaluate, runs.sample, compare.diff):
     app.command()(command)
 app.command("show")(runs.show_run)
 app.command()(verification.verify)
-for command in (ablations.ablate, ablations.report):
+for command in (ablations.ablate, ablations.report, ablations.compare, ablations.swap):
     app.command()(command)
 new.command("part")(catalogue.new_part)
 app.add_typer(new, name="new")

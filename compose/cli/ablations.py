@@ -75,6 +75,7 @@ def ablate(
         progress=not quiet,
     )
     _show(results)
+    show(str(results.folder.path / "report.html"))
 
 
 def report(
@@ -90,11 +91,75 @@ def report(
     from compose.ablation.study import report as write
 
     _show(write(folder))
+    show(str(folder / "report.html"))
+
+
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Run directories; the first is the base.")],
+    out: Annotated[
+        Path | None, typer.Option("--report", metavar="DIR", help="Write the page and its tables there as well.")
+    ] = None,
+    plugin: Plugins = None,
+) -> None:
+    """Set runs that were made by hand side by side, with paired differences to the first.
+
+    Scores stand beside each other only where they are of the same thing. Runs that differ in the seed alone count as
+    one variant with several seeds.
+
+    \b
+    Examples:
+      compose compare runs/vae runs/vae_flow_prior
+      compose compare runs/vae-{0,1,2} runs/flow-{0,1,2} --report runs/vae-or-flow
+    """
+    from compose.ablation.compare import compare as side_by_side
+
+    _compared(side_by_side(runs), out)
+
+
+def swap(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run.")],
+    changes: Annotated[list[str], typer.Argument(metavar="PATH=VALUE", help="What to swap: model.prior=flow.")],
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="The new run; RUN-swap by default.")] = None,
+    report: Annotated[
+        Path | None, typer.Option("--report", metavar="DIR", help="Write the page and its tables there as well.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option("--threads", help="Threads of a process on the CPU.")] = None,
+    accelerator: Annotated[str, typer.Option("--accelerator", help="cpu, gpu or auto.")] = "auto",
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Draw no progress.")] = False,
+    plugin: Plugins = None,
+) -> None:
+    """Put other parts into a trained model: keep what still fits, train the rest, print the paired difference.
+
+    What stays is frozen as RUN left it, so the answer is of that very model, not of one trained anew with the part.
+
+    \b
+    Examples:
+      compose swap runs/vae model.prior=flow
+      compose swap runs/latent_diffusion model.prior=flow --out runs/latent_flow
+    """
+    from compose.ablation.swap import swap as put
+
+    found = put(run, changes, out, threads=threads, accelerator=accelerator, progress=not quiet)
+    _compared(found, report)
+
+
+def _compared(results: Results, out: Path | None) -> None:
+    """Prints what came out, and writes it down where that is asked."""
+    _show(results)
+    for outcome in results.outcomes[1:]:
+        show(f"{outcome.label} differs from {results.base.label} in:")
+        show(table(["", results.base.label, outcome.label], outcome.planned.changes), "")
+    if out is not None:
+        from compose.ablation.report import write_report
+
+        out.mkdir(parents=True, exist_ok=True)
+        show(str(write_report(results, out)))
 
 
 def _grid(grid: Grid, folder: Path) -> None:
     """Every variant, what it costs, and which of its cells are done."""
-    from compose.ablation.folder import Folder, budget_said
+    from compose.ablation.folder import Folder
+    from compose.ablation.plan import budget_said
 
     there = Folder(folder) if (folder / "plan.json").is_file() else None
     seeds = grid.asked.ablation.each_seed
@@ -142,4 +207,3 @@ def _show(results: Results) -> None:
             show(f"WARNING  {outcome.label}, {warning}")
     if results.missing:
         show(f"{len(results.missing)} of {len(results.plan.cells)} cells have not ended.")
-    show(str(results.folder.path / "report.html"))

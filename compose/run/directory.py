@@ -41,8 +41,8 @@ class Run:
         RunError: it is no run directory.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | Path | Run) -> None:
+        self.path = path.path if isinstance(path, Run) else Path(path)
         if (self.path / "recipe.yaml").is_file():
             return
         if _never_begun(self.path):

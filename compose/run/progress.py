@@ -14,6 +14,11 @@ from rich.text import Text
 console = Console(stderr=True)
 
 
+def note(text: str) -> None:
+    """Says something beside what is drawn, on stderr."""
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
 class Display:
     """A bar over a phase and the last losses below it.
 

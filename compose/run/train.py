@@ -15,7 +15,7 @@ from compose.core import registry
 from compose.core.errors import ComposeError, DataError, RunError, TrainingError
 from compose.recipe.check import load_recipe
 from compose.recipe.recipe import Recipe
-from compose.run.begun import after_first_phase
+from compose.run.begun import Begun, after_first_phase
 from compose.run.compiled import require_compiler
 from compose.run.directory import Run, free_path
 
@@ -34,7 +34,7 @@ def train(
     threads: int | None = None,
     compile: bool = False,
     progress: bool = True,
-    after: Run | str | Path | None = None,
+    after: Run | Begun | str | Path | None = None,
 ) -> Run:
     """Trains a recipe, scores the result and draws its pictures.
 
@@ -48,7 +48,8 @@ def train(
         threads: torch threads a process; see ``thread_count``.
         compile: Whether to compile the model; pays where steps are many.
         progress: Whether to draw progress.
-        after: A run with the same first phase: what that came to is taken over, and the second is the first to train.
+        after: A run with the same first phase: what that came to is taken over, and the second is the first to train;
+            or other weights to begin with.
 
     Raises:
         RecipeError: with every fault of the recipe.
@@ -68,7 +69,7 @@ def train(
     how |= {"compile": compile}
     fabric = _fabric(recipe, how)
     record = {"name": name, "seed": recipe.seed, "data": _data_record(recipe), "how": how}
-    start = None if after is None else after_first_phase(after if isinstance(after, Run) else Run(after), recipe)
+    start = after if isinstance(after, Begun) or after is None else after_first_phase(Run(after), recipe)
     run = Run.create(out or free_path(name), recipe, record)
     if start is not None:
         start.keep(run, [line for line in Run(start.of).metrics() if line["phase"] < start.phase])

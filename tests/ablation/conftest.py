@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from compose.ablation.results import Results
+from compose.ablation.results import Study
 from tests.ablation.small import go, small
 
 Write = Callable[..., Path]
@@ -20,7 +20,7 @@ def write(tmp_path: Path) -> Write:
 
 
 @pytest.fixture(scope="session")
-def done(tmp_path_factory: pytest.TempPathFactory) -> Results:
+def done(tmp_path_factory: pytest.TempPathFactory) -> Study:
     """A finished ablation of two priors and two seeds; to be read only."""
     folder = tmp_path_factory.mktemp("ablation")
     return go(small(folder), folder / "out")

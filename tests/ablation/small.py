@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from compose.ablation.results import Results
+from compose.ablation.results import Study
 from compose.ablation.study import ablate
 
 SMALL = """
@@ -38,7 +38,7 @@ def small(
     return path
 
 
-def go(file: Path, out: Path, **how: Any) -> Results:
+def go(file: Path, out: Path, **how: Any) -> Study:
     """Runs an ablation without a word."""
     return ablate(
         file, out, **{"progress": False, "accelerator": "cpu", "threads": 1, "tell": lambda text: None, **how}

@@ -16,7 +16,7 @@ import pytest
 
 from compose.ablation import execute
 from compose.ablation.folder import Folder
-from compose.ablation.results import Results
+from compose.ablation.results import Study
 from compose.core.errors import AblationError, RecipeError, TrainingError
 from tests.ablation.small import go
 
@@ -24,7 +24,7 @@ Write = Callable[..., Path]
 
 
 @pytest.fixture
-def finished(done: Results, tmp_path: Path) -> Folder:
+def finished(done: Study, tmp_path: Path) -> Folder:
     """A copy of a finished ablation."""
     shutil.copytree(done.folder.path, tmp_path / "out")
     return Folder(tmp_path / "out")
@@ -59,7 +59,7 @@ def numbers(folder: Folder) -> dict[str, Any]:
     return found
 
 
-def test_every_cell_has_a_run_and_a_record(done: Results):
+def test_every_cell_has_a_run_and_a_record(done: Study):
     assert len(done.plan.cells) == 4
     for address, _, seed in done.plan.cells:
         record = done.folder.record(address)
@@ -76,7 +76,7 @@ def test_every_cell_has_a_run_and_a_record(done: Results):
     assert not list(done.folder.cells.glob("*.beat"))
 
 
-def test_a_finished_ablation_trains_nothing(done: Results, finished: Folder, write: Write, trained: list[str]):
+def test_a_finished_ablation_trains_nothing(done: Study, finished: Folder, write: Write, trained: list[str]):
     again = go(write(), finished.path)
     assert trained == []
     assert [outcome.mean("-ELBO") for outcome in again.outcomes] == [outcome.mean("-ELBO") for outcome in done.outcomes]
@@ -110,7 +110,7 @@ def test_a_run_directory_that_is_gone_is_trained_anew(finished: Folder, write: W
     assert trained == [address]
 
 
-def test_a_stopped_cell_goes_on_where_it_was(done: Results, finished: Folder, write: Write, trained: list[str]):
+def test_a_stopped_cell_goes_on_where_it_was(done: Study, finished: Folder, write: Write, trained: list[str]):
     address = finished.plan.cells[0][0]
     finished.forget(address)
     for name in ("scores.json", "scores.safetensors", "model.safetensors"):
@@ -123,7 +123,7 @@ def test_a_stopped_cell_goes_on_where_it_was(done: Results, finished: Folder, wr
     assert numbers(finished) == numbers(done.folder)
 
 
-def test_an_unreadable_checkpoint_is_set_aside(done: Results, finished: Folder, write: Write):
+def test_an_unreadable_checkpoint_is_set_aside(done: Study, finished: Folder, write: Write):
     address = finished.plan.cells[0][0]
     finished.forget(address)
     for name in ("scores.json", "model.safetensors"):
@@ -280,7 +280,7 @@ def test_a_first_phase_that_cells_share_is_trained_once(tmp_path: Path):
     assert "A frozen comparison" in page
 
 
-def test_workers_share_the_cells(done: Results, write: Write, tmp_path: Path):
+def test_workers_share_the_cells(done: Study, write: Write, tmp_path: Path):
     found = go(write(), tmp_path / "out", workers=2)
     assert not found.missing
     assert numbers(found.folder) == numbers(done.folder)

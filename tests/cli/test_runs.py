@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from compose.ablation.guard import protocol_changes
-from compose.recipe.changes import changes
 from compose.cli.runs import validation_curve
+from compose.recipe.changes import changes
 from compose.recipe.check import load_recipe
 
 TINY = ["model.stages.0.dim=4", "train.0.steps=5", "evaluate.samples=2"]

@@ -1,0 +1,132 @@
+"""Runs made by hand, and parts swapped in a trained one, under the same guard."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import compose
+from compose.ablation.compare import compare
+from compose.ablation.swap import swap
+from compose.cli import app
+from compose.core.errors import AblationError, RecipeError, RunError
+from compose.run.directory import Run
+from tests.run.test_begun import SHORT
+
+VAE = ["train.0.steps=5", "evaluate.samples=2", "model.stages.0.dim=4"]
+
+
+def trained(out: Path, *changes: str, recipe: str = "vae") -> Run:
+    return compose.train(recipe, out, overrides=[*VAE, *changes], progress=False)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
+    """Two seeds of a VAE, one with another prior, one that is told its labels."""
+    root = tmp_path_factory.mktemp("by-hand")
+    return {
+        "a0": trained(root / "a0"),
+        "a1": trained(root / "a1", "seed=1"),
+        "b0": trained(root / "b0", "model.prior=mixture"),
+        "labelled": trained(root / "labelled", "data.labels=true", "model.stages.0.labels=true"),
+    }
+
+
+def weights(run: Run) -> dict[str, torch.Tensor]:
+    return run.model().state_dict()
+
+
+def test_runs_of_one_recipe_are_one_variant_with_several_seeds(runs: dict[str, Run]):
+    found = compare([runs["a0"], runs["b0"], runs["a1"].path])
+    assert [list(outcome.scored) for outcome in found.outcomes] == [[0, 1], [0]]
+    assert found.base.label == f"{runs['a0'].path} and 1 more"
+    effect = found.outcomes[1].effects["-ELBO"]
+    assert list(effect.per_seed) == [0]
+    gap = runs["b0"].scores()["splits"]["test"]["-ELBO"] - runs["a0"].scores()["splits"]["test"]["-ELBO"]
+    assert effect.value == pytest.approx(gap)
+    assert ["model.prior.type", "normal", "mixture"] in found.outcomes[1].planned.changes
+
+
+def test_scores_of_something_else_are_kept_apart(runs: dict[str, Run]):
+    found = compare([runs["a0"], runs["labelled"]])
+    assert "-ELBO" not in found.outcomes[1].effects
+    assert ("conditioning", "none", "class label of 10") in found.outcomes[1].apart
+    assert "Frechet distance" in found.outcomes[1].effects
+
+
+def test_one_run_is_nothing_to_compare(runs: dict[str, Run]):
+    with pytest.raises(AblationError, match="two different runs"):
+        compare([runs["a0"], runs["a0"].path])
+
+
+def test_a_run_without_scores_is_said(runs: dict[str, Run], tmp_path: Path):
+    Run.create(tmp_path / "young", runs["b0"].recipe, runs["b0"].record)
+    with pytest.raises(RunError, match=r"compose evaluate|holds no scores"):
+        compare([runs["a0"], tmp_path / "young"])
+
+
+def test_a_swapped_prior_leaves_the_stages_as_they_were(runs: dict[str, Run], tmp_path: Path):
+    found = swap(runs["a0"], ["model.prior=flow"], tmp_path / "flow", progress=False)
+    new = Run(tmp_path / "flow")
+    assert new.recipe.train[0].players[0].trains == ["model.prior"]
+    before, after = weights(runs["a0"]), weights(new)
+    kept = [name for name in after if name.startswith("stages.")]
+    assert kept
+    assert all(torch.equal(after[name], before[name]) for name in kept)
+    assert [outcome.label for outcome in found.outcomes] == [str(runs["a0"].path), str(tmp_path / "flow")]
+    assert "-ELBO" in found.outcomes[1].effects
+
+
+def test_a_swapped_decoder_is_all_that_is_trained(runs: dict[str, Run], tmp_path: Path):
+    swap(runs["a0"], ["model.stages.0.decoder.hidden=[24]"], tmp_path / "run", progress=False)
+    before, after = weights(runs["a0"]), weights(Run(tmp_path / "run"))
+    unlike = {name for name in after if name not in before or not torch.equal(after[name], before[name])}
+    assert unlike
+    assert all(name.startswith("stages.0.decoder.") for name in unlike)
+
+
+def test_after_a_shared_first_phase_it_is_as_if_trained_from_the_start(tmp_path: Path):
+    old = compose.train("latent_diffusion", tmp_path / "old", overrides=SHORT, progress=False)
+    swap(old, ["model.prior=mixture"], tmp_path / "swapped", progress=False)
+    alone = compose.train(
+        "latent_diffusion", tmp_path / "alone", overrides=[*SHORT, "model.prior=mixture"], progress=False
+    )
+    after = weights(Run(tmp_path / "swapped"))
+    assert all(torch.equal(value, after[name]) for name, value in weights(alone).items())
+
+
+@pytest.mark.parametrize(
+    "changes, error, wanted",
+    [
+        (["model.prior=normal"], AblationError, "swaps no part of the model"),
+        (["train.0.steps=9"], AblationError, "swaps no part of the model"),
+        (["model.prior=categorical"], RecipeError, "takes Codes"),
+        (["model.prior=flwo"], RecipeError, "Did you mean 'flow'"),
+        (["model.stages.0.dim=5"], AblationError, r"train the changed recipe"),
+        (["model={stages: [], prior: {type: model, stages: [latent]}}"], AblationError, "nothing stays"),
+    ],
+)
+def test_what_cannot_be_swapped_is_said_and_nothing_is_written(
+    changes: list[str], error: Any, wanted: str, runs: dict[str, Run], tmp_path: Path
+):
+    with pytest.raises(error, match=re.compile(wanted)):
+        swap(runs["a0"], changes, tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_by_command(runs: dict[str, Run], tmp_path: Path):
+    line = ["compare", str(runs["a0"].path), str(runs["b0"].path), "--report", str(tmp_path / "page")]
+    printed = CliRunner().invoke(app, line)
+    assert printed.exit_code == 0, printed.output
+    assert "over examples" in printed.output
+    assert "model.prior.type" in printed.output
+    assert (tmp_path / "page" / "report.html").is_file()
+    line = ["swap", str(runs["a0"].path), "model.prior=flow", "-q", "--out", str(tmp_path / "flow")]
+    printed = CliRunner().invoke(app, line)
+    assert printed.exit_code == 0, printed.output
+    assert f"Set against {runs['a0'].path}" in printed.output
