@@ -47,12 +47,12 @@ def work(folder: Folder, tell: Tell = lambda text: None, how: dict[str, Any] | N
         AblationError: the disk is full.
     """
     cells = planned_cells(folder)
-    phases = {cell.id: _first_phase(cell) for cell in cells}
+    phases = phases_of(cells)
     while left := [cell for cell in cells if folder.record(cell.id) is None]:
         waiting = False
         for cell in left:
-            first = _first_with(folder, cells, phases, cell)
-            if first is not None and not _ended_first_phase(folder, first):
+            first = first_with(folder, cells, phases, cell)
+            if first is not None and not ready(folder, first):
                 waiting = True
             elif folder.record(cell.id) is None:
                 finish(folder, cell, tell, how, first)
@@ -61,13 +61,13 @@ def work(folder: Folder, tell: Tell = lambda text: None, how: dict[str, Any] | N
         time.sleep(PAUSE)
 
 
-def _first_phase(cell: Cell) -> str:
-    """What a first phase that others may share depends on; empty where it is the cell's own."""
-    found = first_phase(cell.recipe)
-    return "" if found is None else json.dumps(found, sort_keys=True)
+def phases_of(cells: Sequence[Cell]) -> dict[str, str]:
+    """What the first phase of each cell depends on, where others may share it; else empty."""
+    found = {cell.id: first_phase(cell.recipe) for cell in cells}
+    return {address: "" if said is None else json.dumps(said, sort_keys=True) for address, said in found.items()}
 
 
-def _first_with(folder: Folder, cells: Sequence[Cell], phases: dict[str, str], cell: Cell) -> Cell | None:
+def first_with(folder: Folder, cells: Sequence[Cell], phases: dict[str, str], cell: Cell) -> Cell | None:
     """The cell that trains the first phase of this one; none where it trains that itself."""
     if not phases[cell.id]:
         return None
@@ -76,7 +76,8 @@ def _first_with(folder: Folder, cells: Sequence[Cell], phases: dict[str, str], c
     return None if first.id == cell.id else first
 
 
-def _ended_first_phase(folder: Folder, cell: Cell) -> bool:
+def ready(folder: Folder, cell: Cell) -> bool:
+    """Whether a cell has its first phase behind it."""
     path = folder.cell(cell.id)
     return folder.done(cell.id) or ((path / "recipe.yaml").is_file() and ended_first_phase(Run(path)))
 

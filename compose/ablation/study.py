@@ -25,6 +25,9 @@ def ablate(
     *,
     overrides: Sequence[str] = (),
     workers: int = 1,
+    ray: str | None = None,
+    cpus: float = 1.0,
+    gpus: float = 0.0,
     skip_faulty: bool = False,
     retry: bool = False,
     threads: int | None = None,
@@ -42,6 +45,9 @@ def ablate(
         out: Its folder; ``runs/ablations/NAME`` by default.
         overrides: Changes ``PATH=VALUE`` to the file: ``seeds=1``, ``budget.steps=100``.
         workers: How many processes share the cells; 1 works in this one.
+        ray: The address of a Ray cluster to work on in their place, or ``local``.
+        cpus: Cores that a cell takes of the cluster.
+        gpus: GPUs that a cell takes of the cluster; a fraction shares one.
         skip_faulty: Whether to leave out what does not type-check; else that is an error, before anything runs.
         retry: Whether cells that failed are tried again.
         threads: torch threads of each process; see ``thread_count``, and 1 with several workers.
@@ -64,9 +70,13 @@ def ablate(
     if retry:
         retry_failed(folder)
     how: dict[str, Any] = {"accelerator": accelerator, "compile": compile}
-    how["threads"] = 1 if workers > 1 and threads is None else thread_count(threads)
+    how["threads"] = thread_count(threads if threads is not None or (workers == 1 and ray is None) else 1)
     with watching(folder, progress):
-        if workers > 1:
+        if ray is not None:
+            from compose.ablation.on_ray import on_cluster
+
+            on_cluster(folder, ray, tell, how, cpus, gpus)
+        elif workers > 1:
             in_processes(folder, workers, tell, how)
         else:
             work(folder, tell, how)

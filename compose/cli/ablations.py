@@ -29,6 +29,11 @@ def ablate(
     workers: Annotated[
         int, typer.Option("--workers", metavar="N", min=1, help="Processes that share the cells, one thread each.")
     ] = 1,
+    ray: Annotated[
+        str | None, typer.Option("--ray", metavar="ADDRESS", help="Work on a Ray cluster; 'local' starts one here.")
+    ] = None,
+    cpus: Annotated[float, typer.Option("--cpus", help="Cores that a cell takes of the cluster.")] = 1.0,
+    gpus: Annotated[float, typer.Option("--gpus", help="GPUs that a cell takes of the cluster.")] = 0.0,
     skip_faulty: Annotated[
         bool, typer.Option("--skip-faulty", help="Leave out the cells that do not type-check.")
     ] = False,
@@ -50,6 +55,7 @@ def ablate(
       compose ablate prior --workers 2
       compose ablate prior seeds=1 budget.steps=200 --out runs/quick
       compose ablate mine.yaml --plugin parts.py
+      compose ablate mine.yaml --ray auto --gpus 0.5
     """
     from compose.ablation.execute import folder_for
     from compose.ablation.grid import expand
@@ -67,6 +73,9 @@ def ablate(
         out,
         overrides=overrides or (),
         workers=workers,
+        ray=ray,
+        cpus=cpus,
+        gpus=gpus,
         skip_faulty=skip_faulty,
         retry=retry,
         threads=threads,

@@ -12,6 +12,7 @@ from compose.cli import app, new
 COMMANDS = [
     *("check", "fits", "parts", "equation", "schema", "recipes", "verify"),
     *("train", "evaluate", "sample", "show", "diff"),
+    *("ablate", "report", "compare", "swap"),
 ]
 HEAVY = ["sklearn", "lightning_fabric", "matplotlib", "pyro", "tensorboard", "safetensors", "PIL"]
 
@@ -55,6 +56,11 @@ def test_wrong_use_exits_with_2(compose, words: list[str]):
         (["diff", "vae", "nowhere"], "There is no file 'nowhere'"),
         (["train", "vae", "train.0.steps=0"], "the number 0 came, wanted >= 1"),
         (["train", "--resume", "nowhere"], "is no run"),
+        (["ablate", "nowhere"], "There is no file 'nowhere', nor a shipped ablation"),
+        (["ablate", "prior", "seedz=1"], "'seedz' is no option of 'ablation'"),
+        (["report", "nowhere"], "holds no ablation"),
+        (["compare", "nowhere", "elsewhere"], "is no run"),
+        (["swap", "nowhere", "model.prior=flow"], "is no run"),
         (["schema", "--out", "/dev/null/schema.json"], "cannot be written"),
         (["new", "part", "flow"], "already"),
     ],
