@@ -120,17 +120,24 @@ class Reader:
         self.printed = out.getvalue()
 
     def _yaml(self, block: Block) -> None:
+        from compose.ablation.grid import expand
+        from compose.ablation.question import read_ablation
         from compose.recipe.check import check
 
         file = self.folder / block.hints.get("file", f"block{block.line}.yaml")
         base = block.hints.get("fragment of")
         file.write_text(f"extends: {base}\n{block.text}" if base else block.text, encoding="utf-8")
+        if block.text.lstrip().startswith(("question:", "# compose ablate")):
+            assert not expand(read_ablation(file)).faulty, f"{block}: a cell does not type-check"
+            return
         faults = check(file).faults
         assert not faults, f"{block}: {faults}"
 
     def _command(self, block: Block, command: list[str], quoted: list[str]) -> None:
         if command[:2] == ["compose", "train"] and "steps" in block.hints and "--resume" not in command:
             command = [*command, f"train.0.steps={block.hints['steps']}", "evaluate.samples=2"]
+        if command[:2] == ["compose", "ablate"] and "steps" in block.hints:
+            command = [*command, f"budget.steps={block.hints['steps']}", "changes={evaluate.samples: 2}", "-q"]
         code, output = run_compose(command[1:]) if command[0] == "compose" else run_shell(command, self.folder)
         assert (code != 0) == ("fails" in block.hints), f"{block}: {shlex.join(command)} ended with {code}:\n{output}"
         assert quoted or "fails" not in block.hints, f"{block}: a command that fails, and not what it says"
