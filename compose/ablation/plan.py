@@ -5,7 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from compose.ablation.grid import Grid
-from compose.recipe.check import check_tree
+from compose.core.kinds import Kind
+from compose.core.meta import without_memory
+from compose.recipe.build import build_model
+from compose.recipe.changes import changes
+from compose.recipe.check import Checked, check_declared, check_tree
+from compose.recipe.equation import equation
 from compose.recipe.recipe import Recipe
 from compose.recipe.text import parse_text
 from compose.recipe.write import to_yaml
@@ -23,6 +28,7 @@ class Planned:
         equation: The bound it composes; empty where there is no likelihood.
         parameters: How many numbers its model trains.
         flops: Of ``log_prob`` of one example, or of one sample where there is no likelihood.
+        closed_form: Whether the KL to its prior has a closed form, ``yes`` or ``no``; empty where there is no latent.
     """
 
     label: str
@@ -32,6 +38,7 @@ class Planned:
     equation: str
     parameters: int
     flops: int
+    closed_form: str = ""
 
     def with_seed(self, seed: int) -> Recipe:
         """What one of its trainings trains."""
@@ -40,10 +47,11 @@ class Planned:
 
 def planned(label: str, values: dict[str, str], recipe: Recipe, base: Recipe, parameters: int, flops: int) -> Planned:
     """A variant, with its differences from the base and the bound that it composes."""
-    from compose.recipe.changes import changes
-
     differ = [list(change) for change in changes(base, recipe)]
-    return Planned(label, values, to_yaml(recipe, full=True), differ, _equation(recipe), parameters, flops)
+    checked = check_declared(recipe)
+    found = equation(checked)
+    written = "" if found.kind is Kind.NONE else found.text
+    return Planned(label, values, to_yaml(recipe, full=True), differ, written, parameters, flops, _closed_form(checked))
 
 
 @dataclass(frozen=True)
@@ -107,10 +115,10 @@ def budget_said(grid: Grid) -> str:
     return f"{budget.seconds:g} seconds of training each" if budget.seconds else f"{budget.flops:.3g} FLOPs each"
 
 
-def _equation(recipe: Recipe) -> str:
-    from compose.core.kinds import Kind
-    from compose.recipe.check import check_declared
-    from compose.recipe.equation import equation
-
-    found = equation(check_declared(recipe))
-    return "" if found.kind is Kind.NONE else found.text
+def _closed_form(checked: Checked) -> str:
+    """Whether the KL between the last latent's posterior and the prior has a closed form."""
+    with without_memory():
+        model = build_model(checked.recipe.model, checked.space, checked.labels)
+    if model.kind is Kind.NONE or not any(stage.draws for stage in model.stack):
+        return ""
+    return "yes" if model.closes and model.stack[-1].closed_form else "no"

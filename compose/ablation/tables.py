@@ -111,12 +111,14 @@ def _columns(results: Results, outcomes: Sequence[Outcome]) -> Iterator[_Column]
             yield _Column("finding", lambda outcome: _finding(outcome, judged), True)
     yield _Column("distortion", lambda outcome: number(outcome.view("distortion"), "-ELBO"))
     yield _Column("rate", lambda outcome: number(outcome.view("rate"), "-ELBO"))
+    yield _Column("-ELBO less NLL", _gap)
     yield _Column("bits/dim", _bits)
     for measure in MEASURES:
         if measure not in ("-ELBO", "NLL", judged):
             told = measure in ("Frechet distance", "modes found")
             yield _Column(_header(measure, outcomes), _value_of(measure), told)
     yield _Column("network calls a sample", _calls)
+    yield _Column("closed-form KL", lambda outcome: outcome.planned.closed_form)
     yield _Column("parameters", lambda outcome: f"{outcome.planned.parameters:,}")
     yield _Column("FLOPs", lambda outcome: f"{outcome.planned.flops:.3g}")
     yield _Column("training s", lambda outcome: "" if outcome.trained is None else f"{outcome.trained:.0f}", True)
@@ -166,6 +168,13 @@ def _bits(outcome: Outcome) -> str:
     found = [each.split.get("bits_per_dim") for each in outcome.scored.values()]
     known = [value for value in found if value is not None]
     return f"{sum(known) / len(known):.4f}" if known and len(known) == len(found) else ""
+
+
+def _gap(outcome: Outcome) -> str:
+    """What more draws take off the bound: how far q(z | x) is from the posterior, at least."""
+    cost, weighted = outcome.mean("-ELBO"), outcome.mean("NLL")
+    drawn = outcome.first is not None and outcome.first.split.get("K", 1) > 1
+    return number(cost - weighted, "-ELBO") if drawn and cost is not None and weighted is not None else ""
 
 
 def _calls(outcome: Outcome) -> str:
