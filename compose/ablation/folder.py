@@ -52,10 +52,14 @@ class Folder:
             raise AblationError(
                 f"{path} holds no ablation (no plan.json); 'compose ablate FILE --out {path}' makes one."
             )
-        said = json.loads((self.path / "plan.json").read_text())
-        variants = [Planned(**each) for each in said.pop("variants")]
-        cells = [(address, label, seed) for address, label, seed in said.pop("cells")]
-        self.plan = Plan(**said, variants=variants, cells=cells)
+        try:
+            said = json.loads((self.path / "plan.json").read_text())
+            variants = [Planned(**each) for each in said.pop("variants")]
+            cells = [(address, label, seed) for address, label, seed in said.pop("cells")]
+            self.plan = Plan(**said, variants=variants, cells=cells)
+        except (ValueError, TypeError, KeyError) as error:
+            message = f"{self.path / 'plan.json'} cannot be read, or was written by another version ({error})"
+            raise AblationError(f"{message}; 'compose ablate' with its file writes it anew, cells stay.") from error
 
     @classmethod
     def create(cls, path: str | Path, plan: Plan) -> Folder:
@@ -68,8 +72,8 @@ class Folder:
         said = {**vars(plan), "variants": [vars(variant) for variant in plan.variants]}
         try:
             if (folder / "plan.json").is_file():
-                there = json.loads((folder / "plan.json").read_text())
-                if (there["name"], there["question"], there["of"]) != (plan.name, plan.question, plan.of):
+                there = _said(folder / "plan.json")
+                if there and (there["name"], there["question"], there["of"]) != (plan.name, plan.question, plan.of):
                     raise AblationError(
                         f"{folder} holds another ablation, '{there['name']}' of {there['of']}: {there['question']} "
                         "Choose another --out."
@@ -201,6 +205,15 @@ def full_disk(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
+
+
+def _said(plan: Path) -> dict[str, str]:
+    """What a plan says of its ablation; nothing where it cannot be read."""
+    try:
+        found = json.loads(plan.read_text())
+        return {key: found[key] for key in ("name", "question", "of")}
+    except (ValueError, KeyError, TypeError):
+        return {}
 
 
 def _digest(file: Path) -> str:

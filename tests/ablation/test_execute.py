@@ -219,6 +219,16 @@ def test_no_ablation_is_no_ablation(tmp_path: Path):
         Folder(tmp_path)
 
 
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"name": "small", "variants": [{"new": 1}], "cells": []}'])
+def test_a_plan_that_cannot_be_read_is_written_anew(text: str, finished: Folder, write: Write, trained: list[str]):
+    (finished.path / "plan.json").write_text(text)
+    with pytest.raises(AblationError, match="writes it anew"):
+        Folder(finished.path)
+    go(write(), finished.path)
+    assert trained == []
+    assert len(Folder(finished.path).plan.cells) == 4
+
+
 def test_a_claimed_cell_is_left_to_who_holds_it(finished: Folder):
     address = finished.plan.cells[0][0]
     with finished.claim(address) as held, Folder(finished.path).claim(address) as too:
