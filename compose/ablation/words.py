@@ -7,6 +7,7 @@ from compose.ablation.statistics import Effect, Interval
 from compose.recipe.recipe import Recipe
 
 _UNITS = {"-ELBO": " nats", "NLL": " nats", "reverse KL": " nats", "seconds a sample": " s"}
+_DIRECTIONS = {"lower": "Lower", "higher": "Higher", "not shown": "No difference is shown"}
 _DIGITS = {"-ELBO": 2, "NLL": 2, "modes found": 1, "Frechet distance": 2}
 
 
@@ -37,8 +38,8 @@ def said(effect: Effect) -> str:
         parts.append(f"{interval(effect.examples, effect.measure)} over examples")
     if effect.seeds is not None:
         parts.append(f"{interval(effect.seeds, effect.measure)} over {len(effect.per_seed)} seeds")
-    between = ", ".join(parts) or "one seed, no interval"
-    return f"{number(effect.value, effect.measure, True)}{unit(effect.measure)} {between}"
+    between = " " + ", ".join(parts) if parts else "; of one seed there is no interval"
+    return f"{number(effect.value, effect.measure, True)}{unit(effect.measure)}{between}"
 
 
 def answer(results: Results) -> str:
@@ -47,21 +48,19 @@ def answer(results: Results) -> str:
     if base.first is None:
         return f"No training of the base ({base.label}) is finished, so nothing is set against it yet."
     compared = list(results.effects())
-    start = (
-        f"Set against {base.label}, whose {measure} is {base.first.kind.tilde if measure in ('-ELBO', 'NLL') else ''}"
-        f"{number(base.mean(measure), measure)}{unit(measure)} (test, {_seeds(base)})"
-    )
+    about = base.first.kind.tilde if measure in ("-ELBO", "NLL") else ""
+    value = f"{measure} {about}{number(base.mean(measure), measure)}{unit(measure)}"
+    where = f"{base.label} ({value} on the test split, {_seeds(base)})"
     if not compared:
-        return f"{start}, nothing else is finished that compares."
-    groups = {direction: [] for direction in ("lower", "higher", "not shown")}
-    for outcome, effect in sorted(compared, key=lambda pair: pair[1].value):
-        groups[effect.direction].append(f"{outcome.label} ({said(effect)})")
-    found = [
-        f"{word}: {'; '.join(groups[direction])}"
-        for direction, word in (("lower", "lower"), ("higher", "higher"), ("not shown", "no difference is shown"))
-        if groups[direction]
-    ]
-    return f"{start}. {_capital('. '.join(_capital(each) for each in found))}."
+        return f"Beside {where} nothing is finished that compares."
+    found = [f"Set against {where}"]
+    for direction, word in _DIRECTIONS.items():
+        those = [pair for pair in compared if pair[1].direction == direction]
+        each = [
+            f"{outcome.label} ({said(effect)})" for outcome, effect in sorted(those, key=lambda pair: pair[1].value)
+        ]
+        found += [f"{word}: {'; '.join(each)}"] if each else []
+    return ". ".join(found) + "."
 
 
 def headline(results: Results) -> str:
@@ -71,11 +70,12 @@ def headline(results: Results) -> str:
     if not compared:
         return "Nothing can be compared yet."
     measure = results.judged_by
+    of = "" if all(effect.seeds for _, effect in results.effects()) else ", in these very trainings"
     if not gains:
-        return f"No change is shown to improve {measure} ({compared} set against {results.base.label})."
+        return f"No change is shown to improve {measure}{of} ({compared} set against {results.base.label})."
     best, effect = max(gains, key=lambda pair: abs(pair[1].value))
     more = f"; {len(gains)} of {compared} changes are shown to improve it" if compared > 1 else ""
-    return f"{best.label} changes {measure} most to the good: {said(effect)}, against {results.base.label}{more}."
+    return f"{best.label} changes {measure} most to the good: {said(effect)}, against {results.base.label}{more}{of}."
 
 
 def cautions(results: Results) -> list[str]:
@@ -118,7 +118,3 @@ def freezing(results: Results) -> str:
 def _seeds(outcome: Outcome) -> str:
     count = len(outcome.scored)
     return f"mean of {count} seeds" if count > 1 else "one seed"
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]

@@ -104,7 +104,7 @@ def test_a_report_of_what_is_there_so_far_says_what_is_missing(done: Study, tmp_
     found = report(tmp_path / "out")
     assert found.missing == [("prior=mixture", 0), ("prior=mixture", 1)]
     assert "2 of 4 cells have not ended" in (tmp_path / "out" / "report.html").read_text()
-    assert "nothing else is finished that compares" in answer(found)
+    assert "nothing is finished that compares" in answer(found)
 
 
 def test_the_tables_hold_the_same_numbers_in_every_form(done: Study):
