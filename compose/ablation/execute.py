@@ -72,7 +72,7 @@ def first_with(folder: Folder, cells: Sequence[Cell], phases: dict[str, str], ce
     if not phases[cell.id]:
         return None
     sharing = (each for each in cells if phases[each.id] == phases[cell.id])
-    first = next(each for each in sharing if (folder.record(each.id) or {}).get("state") != "failed")
+    first = next((each for each in sharing if (folder.record(each.id) or {}).get("state") != "failed"), cell)
     return None if first.id == cell.id else first
 
 

@@ -42,12 +42,13 @@ def parts(
 
 
 def recipes() -> None:
-    """List the shipped recipes and what each scored.
+    """List the shipped recipes and what each scored, and the shipped questions.
 
     \b
     Examples:
       compose recipes
     """
+    from compose.ablation.question import read_ablation, shipped_ablations
     from compose.recipe.shipped import find, header, recipes_root, shipped
 
     rows = []
@@ -55,7 +56,9 @@ def recipes() -> None:
         path = find(name)
         rows.append((name, "" if path is None else header(path)["note"]))
     show(table(["recipe", "time and score, as its first line says"], rows), "", f"in {recipes_root()}")
-    show("compose train RECIPE runs one; compose check RECIPE draws it.")
+    show("compose train RECIPE runs one; compose check RECIPE draws it.", "")
+    asked = [(name, read_ablation(name).ablation.question) for name in shipped_ablations()]
+    show(table(["ablation", "asks"], asked), "", "compose ablate ABLATION answers one; --dry-run shows its grid.")
 
 
 def new_part(
