@@ -12,11 +12,12 @@ from compose.ablation import grid as room
 from compose.ablation.grid import Grid, address_of, expand, within
 from compose.ablation.question import Budget, read_ablation, shipped_ablations
 from compose.core.errors import RecipeError
+from compose.data.idx import FashionMNIST
 from compose.recipe.check import load_recipe
 from compose.recipe.fits import fits
 from compose.recipe.read import read_tree
 
-FASHION = Path("/usr/share/datasets/fashion-mnist")
+FASHION = FashionMNIST().folder
 
 Write = Callable[..., Path]
 
