@@ -157,7 +157,7 @@ def check_finished(folder: Folder, tell: Tell) -> None:
 
 
 def in_processes(folder: Folder, count: int, tell: Tell, how: dict[str, Any]) -> None:
-    """Works in so many processes until every cell has ended; one that is killed is replaced.
+    """Works in so many processes, this one among them, until every cell has ended; one that is killed is replaced.
 
     Args:
         folder: Of the ablation.
@@ -173,22 +173,25 @@ def in_processes(folder: Folder, count: int, tell: Tell, how: dict[str, Any]) ->
     arguments = (str(folder.path), how, list(registry.plugins()))
     while _left(folder):
         said = context.SimpleQueue()
-        processes = [context.Process(target=_worker, args=(*arguments, said)) for _ in range(count)]
-        for process in processes:
+        others = [context.Process(target=_worker, args=(*arguments, said)) for _ in range(count - 1)]
+        for process in others:
             process.start()
-        held: dict[int, str] = {}
-        while any(process.is_alive() for process in processes):
-            held |= _holders(folder)
-            time.sleep(PAUSE)
+        try:
+            work(folder, tell, how)
+            for process in others:
+                process.join()
+        finally:
+            for process in others:
+                process.terminate()
         while not said.empty():
             final, text = said.get()
             if final:
                 raise AblationError(text)
             tell(text)
-        for process in processes:
-            if process.exitcode:
-                _was_killed(folder, held.get(process.pid or 0), process.exitcode, tries, tell)
-        if all(process.exitcode == 0 for process in processes):
+        lost = [process for process in others if process.exitcode]
+        for process in lost:
+            _was_killed(folder, process.pid or 0, process.exitcode or 0, tries, tell)
+        if not lost:
             # What is left is held by others, who see to it.
             return
 
@@ -216,15 +219,12 @@ def _left(folder: Folder) -> list[str]:
     return [address for address, _, _ in folder.plan.cells if folder.record(address) is None]
 
 
-def _holders(folder: Folder) -> dict[int, str]:
-    """The process that holds each cell, of those that say so."""
-    beats = ((address, folder.beat(address)) for address in _left(folder))
-    return {beat["pid"]: address for address, beat in beats if beat is not None}
-
-
-def _was_killed(folder: Folder, address: str | None, code: int, tries: dict[str, int], tell: Tell) -> None:
+def _was_killed(folder: Folder, pid: int, code: int, tries: dict[str, int], tell: Tell) -> None:
     """Notes that a process died while it held a cell; after the second time the cell has failed."""
-    if address is None or folder.record(address) is not None:
+    # Who ends well takes the beat away.
+    beats = {address: folder.beat(address) for address in _left(folder)}
+    address = next((address for address, beat in beats.items() if beat is not None and beat["pid"] == pid), None)
+    if address is None:
         return
     tries[address] = tries.get(address, 0) + 1
     ended = f"by signal {-code}" if code < 0 else f"with exit code {code}"

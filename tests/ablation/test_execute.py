@@ -290,6 +290,19 @@ def test_a_first_phase_that_cells_share_is_trained_once(tmp_path: Path):
     assert "A frozen comparison" in page
 
 
+def test_a_cell_whose_process_is_killed_twice_has_failed(finished: Folder):
+    address = finished.plan.cells[1][0]
+    finished.forget(address)
+    tries: dict[str, int] = {}
+    said: list[str] = []
+    for pid in (4242, 4243):
+        (finished.cells / f"{address}.beat").write_text(json.dumps({"host": "here", "pid": pid}))
+        execute._was_killed(finished, 1, -9, tries, said.append)  # it held nothing
+        execute._was_killed(finished, pid, -9, tries, said.append)
+    assert said == ["prior=mixture, seed 0: its process ended by signal 9; another one goes on with it."]
+    assert "by signal 9, 2 times; often the memory was full" in (finished.record(address) or {})["error"]
+
+
 def test_workers_share_the_cells(done: Study, write: Write, tmp_path: Path):
     found = go(write(), tmp_path / "out", workers=2)
     assert not found.missing

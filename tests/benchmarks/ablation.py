@@ -1,6 +1,6 @@
 """What an ablation costs beside its trainings: two workers against one, a cell's share, a rerun of what is finished.
 
-    python tests/benchmarks/ablation.py [--steps 400]
+    python tests/benchmarks/ablation.py [--steps 1200]
 
 Each worker has one thread. Run it on a machine with two idle cores.
 """
@@ -25,7 +25,7 @@ seeds: 4
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=1200)
     steps = parser.parse_args().steps
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
