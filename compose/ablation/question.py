@@ -188,6 +188,7 @@ def _faults(error: ValidationError, tree: Tree) -> list[Fault]:
         if detail["type"] == "missing":
             message = f"the key '{detail['loc'][-1]}' is missing."
         elif detail["type"] == "unknown_key":
+            message = f"{clipped(str(detail['loc'][-1]))} is {message}"
             hint = f"It has: {detail.get('ctx', {}).get('options', '')}."
         found.setdefault(path, Fault(dotted(path), message, hint, tree.where(path)))
     return list(found.values())
