@@ -6,7 +6,7 @@ Every family has them, those with a likelihood too.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,6 +22,7 @@ from compose.data.planar import Gaussians
 from compose.data.source import Source
 from compose.data.stacked import Stacked
 from compose.data.toy import Toy
+from compose.nets.causal import Causal
 from compose.recipe.check import model_slot
 from compose.recipe.recipe import Recipe
 from compose.run.features import Features, classifier, features
@@ -192,17 +193,31 @@ def sampling(model: ModelDensity, recipe: Recipe, seed: int) -> Record:
 
 @contextmanager
 def _counted(model: ModelDensity, recipe: Recipe) -> Iterator[list[None]]:
-    """A list that grows by one with every evaluation of a declared network."""
+    """A list that grows by one with every evaluation of a declared network, or of one that draws code by code."""
     calls: list[None] = []
     space, labels = recipe.spaces()
     walked = recipe.model.walk(model_slot(space, labels))
     nets = [model.get_submodule(in_module(key)) for key, part, _ in walked if isinstance(part, NetPart)]
-    hooks = [net.register_forward_hook(lambda *_: calls.append(None)) for net in nets]
+    causal = [module for module in model.modules() if isinstance(module, Causal)]
+    hooks = [net.register_forward_hook(lambda *_: calls.append(None)) for net in (*nets, *causal)]
+    for net in causal:
+        # A step from the cache is a call too, though it does not pass by ``forward``.
+        object.__setattr__(net, "step", _counting(net.step, calls))
     try:
         yield calls
     finally:
         for hook in hooks:
             hook.remove()
+        for net in causal:
+            object.__delattr__(net, "step")
+
+
+def _counting(call: Callable[..., Tensor], calls: list[None]) -> Callable[..., Tensor]:
+    def counted(*args: Any) -> Tensor:
+        calls.append(None)
+        return call(*args)
+
+    return counted
 
 
 def modes(x: Tensor, density: Gaussians) -> Record:

@@ -17,9 +17,11 @@ from compose.data.arrays import Arrays
 from compose.data.digits import Digits
 from compose.data.stacked import Stacked
 from compose.data.toy import Toy
+from compose.recipe.build import build
+from compose.recipe.check import load_recipe
 from compose.run import features as room
 from compose.run.features import Classifier, features
-from compose.run.measures import coverage, frechet, stacked_modes
+from compose.run.measures import coverage, frechet, sampling, stacked_modes
 
 
 @pytest.fixture(autouse=True)
@@ -139,3 +141,20 @@ def test_stacks_are_images_of_their_own_split():
 def test_only_grey_levels_are_stacked(of):
     with pytest.raises(DataError, match="stacks grey images of levels"):
         Stacked.model_validate({"of": of}).spaces()
+
+
+@pytest.mark.parametrize(
+    "recipe, calls",
+    [
+        ("vae", 1),
+        ("ar_pixels", 64),  # one for each pixel, from the cache
+        ("pixelvae", 65),  # and one of the decoder
+        ("vqvae", 5),  # four codes and the decoder
+        ("diffusion", 64),
+    ],
+)
+def test_calls_of_a_network_are_counted_however_it_draws(recipe: str, calls: int):
+    loaded = load_recipe(recipe)
+    model = build(loaded).eval()
+    assert sampling(model, loaded, 0)["network evaluations"] == calls
+    assert sampling(model, loaded, 0)["network evaluations"] == calls
