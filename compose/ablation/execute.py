@@ -7,6 +7,7 @@ it, takes its share.
 
 from __future__ import annotations
 
+import errno
 import gc
 import json
 import multiprocessing
@@ -19,7 +20,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from compose.ablation.folder import Folder, full_disk, planned_cells
+from compose.ablation.folder import Folder, planned_cells
 from compose.ablation.grid import Cell
 from compose.core import registry
 from compose.core.errors import AblationError, ComposeError, RunError
@@ -105,7 +106,7 @@ def finish(
         try:
             run = _trained(folder, cell, tell, how or {}, first)
         except Exception as error:
-            if full_disk(error):
+            if _full_disk(error):
                 raise AblationError(
                     f"the disk of {folder.path} is full: {error}. What is finished is kept; make room and run it again."
                 ) from error
@@ -126,7 +127,7 @@ def _trained(folder: Folder, cell: Cell, tell: Tell, how: dict[str, Any], first:
             run = Run(path)
             return run if run.scored else resume(path, progress=False)
         except Exception as error:
-            if full_disk(error) or not _is_broken(error):
+            if _full_disk(error) or not _is_broken(error):
                 raise
             aside = folder.set_aside(cell.id)
             tell(f"{cell.label}, seed {cell.seed}: {_first_line(error)} It begins anew; the old is in {aside}.")
@@ -139,6 +140,15 @@ def _is_broken(error: Exception) -> bool:
     from safetensors import SafetensorError
 
     return isinstance(error, (RunError, SafetensorError, ValueError, KeyError, OSError))
+
+
+def _full_disk(error: BaseException | None) -> bool:
+    """Whether an error, or what it came from, is that there is no room left."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _first_line(error: Exception) -> str:

@@ -9,7 +9,6 @@ report.html, table.csv, table.md, table.tex, cells.parquet
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -196,15 +195,6 @@ class Folder:
 def planned_cells(folder: Folder) -> list[Cell]:
     """The cells of a folder, with their recipes."""
     return [Cell(address, label, seed, folder.recipe(label, seed)) for address, label, seed in folder.plan.cells]
-
-
-def full_disk(error: BaseException | None) -> bool:
-    """Whether an error, or what it came from, is that there is no room left."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
 
 
 def _said(plan: Path) -> dict[str, str]:

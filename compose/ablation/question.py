@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -150,11 +151,7 @@ def read_ablation(ref: str | Path, overrides: Sequence[str] = ()) -> Asked:
         RecipeError: with every fault, each located.
     """
     tree = read_tree(_file(str(ref)), overrides)
-    try:
-        ablation = Ablation.model_validate(tree.data)
-    except ValidationError as error:
-        raise RecipeError(_faults(error, tree)) from error
-    return Asked(ablation, tree, _name(str(ref)))
+    return Asked(_validated(tree), tree, _name(str(ref)))
 
 
 def shipped_ablations() -> list[str]:
@@ -177,6 +174,28 @@ def _name(ref: str) -> str:
     """``prior``, or ``fashion-prior`` of a shipped one in a folder."""
     path = Path(ref)
     return path.stem if path.is_file() else str(path.with_suffix("")).replace("/", "-")
+
+
+def _validated(tree: Tree) -> Ablation:
+    """The ablation that was read; beside an unknown key the rest is looked at too."""
+    data, faults = copy.deepcopy(tree.data), []
+    while True:
+        try:
+            ablation = Ablation.model_validate(data)
+        except ValidationError as error:
+            faults += _faults(error, tree)
+            unknown = [each["loc"] for each in error.errors() if each["type"] == "unknown_key"]
+            if not unknown:
+                raise RecipeError(faults) from error
+            for *owner, key in (_path(data, loc) for loc in unknown):
+                holder: Any = data
+                for step in owner:
+                    holder = holder[step]
+                del holder[key]
+            continue
+        if faults:
+            raise RecipeError(faults)
+        return ablation
 
 
 def _faults(error: ValidationError, tree: Tree) -> list[Fault]:

@@ -9,12 +9,12 @@ from typing import Any
 from compose.ablation.compare import compare
 from compose.ablation.results import Results
 from compose.core.declare import in_recipe
-from compose.core.errors import AblationError
+from compose.core.errors import AblationError, RecipeError
 from compose.recipe.build import build
 from compose.recipe.check import check_declared, load_recipe
 from compose.recipe.recipe import Recipe
 from compose.run.begun import Begun, after_first_phase, first_phase
-from compose.run.directory import Run
+from compose.run.directory import Run, free_path
 from compose.run.train import train
 
 
@@ -39,7 +39,7 @@ def swap(run: str | Path | Run, changes: Sequence[str], out: str | Path | None =
     run = run if isinstance(run, Run) else Run(run)
     changed = load_recipe(run.path / "recipe.yaml", changes)
     recipe, start = _kept(run, changed, changes)
-    new = train(recipe, out or _free(run), after=start, **how)
+    new = train(recipe, out or free_path(f"{run.path.name}-swap", run.path.parent), after=start, **how)
     return compare([run, new])
 
 
@@ -57,8 +57,6 @@ def _kept(run: Run, changed: Recipe, changes: Sequence[str]) -> tuple[Recipe, Be
     phase = last.model_copy(update={"players": [player]})
     recipe = changed.model_copy(update={"train": [phase]})
     if faults := check_declared(recipe).faults:
-        from compose.core.errors import RecipeError
-
         raise RecipeError(faults)
     return recipe, Begun(_still_fitting(run, recipe, swapped), 0, str(run.path))
 
@@ -88,11 +86,3 @@ def _still_fitting(run: Run, recipe: Recipe, swapped: Sequence[str]) -> dict[str
     if not outside:
         raise AblationError("nothing that is trained stays; train the changed recipe: compose train.")
     return {name: old[name] for name in outside}
-
-
-def _free(run: Run) -> Path:
-    """``RUN-swap``, or with the first number that makes it new."""
-    path, number = run.path.with_name(f"{run.path.name}-swap"), 2
-    while path.exists():
-        path, number = run.path.with_name(f"{run.path.name}-swap-{number}"), number + 1
-    return path

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from compose.cli.options import Plugins, show, table
+from compose.cli.options import Accelerator, Plugins, Quiet, Threads, show, table
 
 if TYPE_CHECKING:
     from compose.ablation.grid import Grid
@@ -38,10 +38,10 @@ def ablate(
         bool, typer.Option("--skip-faulty", help="Leave out the cells that do not type-check.")
     ] = False,
     retry: Annotated[bool, typer.Option("--retry", help="Try the cells that failed again.")] = False,
-    threads: Annotated[int | None, typer.Option("--threads", help="Threads of a process on the CPU.")] = None,
-    accelerator: Annotated[str, typer.Option("--accelerator", help="cpu, gpu or auto.")] = "auto",
+    threads: Threads = None,
+    accelerator: Accelerator = "auto",
     compile: Annotated[bool, typer.Option("--compile", help="Compile the models.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Draw no progress.")] = False,
+    quiet: Quiet = False,
     plugin: Plugins = None,
 ) -> None:
     """Answer a question: train a base recipe and its one-line changes, and set them side by side.
@@ -132,9 +132,9 @@ def swap(
     report: Annotated[
         Path | None, typer.Option("--report", metavar="DIR", help="Write the page and its tables there as well.")
     ] = None,
-    threads: Annotated[int | None, typer.Option("--threads", help="Threads of a process on the CPU.")] = None,
-    accelerator: Annotated[str, typer.Option("--accelerator", help="cpu, gpu or auto.")] = "auto",
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Draw no progress.")] = False,
+    threads: Threads = None,
+    accelerator: Accelerator = "auto",
+    quiet: Quiet = False,
     plugin: Plugins = None,
 ) -> None:
     """Put other parts into a trained model: keep what still fits, train the rest, print the paired difference.

@@ -33,6 +33,10 @@ Plugins = Annotated[
     typer.Option("--plugin", metavar="FILE", callback=_load_plugins, help="A Python file that declares parts."),
 ]
 
+Threads = Annotated[int | None, typer.Option("--threads", help="Threads of a process on the CPU.")]
+Accelerator = Annotated[str, typer.Option("--accelerator", help="cpu, gpu or auto.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Draw no progress.")]
+
 #: Wide enough for a key path beside a sentence, where no terminal says how wide it is.
 WIDTH = 160
 

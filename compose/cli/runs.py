@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from compose.cli.options import Overrides, Plugins, RunRef, show
+from compose.cli.options import Accelerator, Overrides, Plugins, Quiet, RunRef, Threads, show
 
 if TYPE_CHECKING:
     from compose.run.directory import Run
-
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Draw no progress.")]
 
 
 def train(
@@ -22,9 +20,9 @@ def train(
     overrides: Overrides = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="The run; runs/NAME by default.")] = None,
     devices: Annotated[int, typer.Option("--devices", metavar="N", help="Devices that share each batch.")] = 1,
-    accelerator: Annotated[str, typer.Option("--accelerator", help="cpu, gpu or auto.")] = "auto",
+    accelerator: Accelerator = "auto",
     precision: Annotated[str, typer.Option("--precision", help="32-true, bf16-mixed, 64-true.")] = "32-true",
-    threads: Annotated[int | None, typer.Option("--threads", help="Threads of a process on the CPU.")] = None,
+    threads: Threads = None,
     compile: Annotated[
         bool | None, typer.Option("--compile/--no-compile", help="Compile the model; a resumed run as it was begun.")
     ] = None,

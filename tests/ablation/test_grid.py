@@ -145,6 +145,13 @@ def test_an_unknown_key_of_the_file_is_refused(write: Write):
     assert "It has: question, base, changes, axes, seeds, budget, judged_by" in faults(file)
 
 
+def test_beside_an_unknown_key_all_else_is_said_too(write: Write):
+    file = write(axes="[{at: model.prior, values: normal, valeus: fits}]", seeds="0")
+    file.write_text(file.read_text() + "seedz: 3\n")
+    said = faults(file)
+    assert all(wanted in said for wanted in ("'seedz' is no option", "'valeus' is no option", "axes.0.values", "seeds"))
+
+
 def test_a_missing_file_names_what_is_shipped():
     with pytest.raises(RecipeError, match="prior"):
         read_ablation("no_such_ablation")
