@@ -134,6 +134,7 @@ def _kept(source: Source, progress: bool, name: str = "classifier") -> Classifie
     return net
 
 
+@torch.enable_grad()  # whoever measures samples asks for it without gradients
 def _trained(source: Source, progress: bool = False, name: str = "classifier") -> Classifier:
     assert source.condition is not None
     title = "training what samples are compared by, once for these data"

@@ -21,7 +21,7 @@ from compose.recipe.build import build
 from compose.recipe.check import load_recipe
 from compose.run import features as room
 from compose.run.features import Classifier, features
-from compose.run.measures import coverage, frechet, sampling, stacked_modes
+from compose.run.measures import coverage, frechet, measures, sampling, stacked_modes
 
 
 @pytest.fixture(autouse=True)
@@ -98,6 +98,14 @@ def test_a_classifier_is_trained_once_and_kept(tmp_path: Path, monkeypatch: pyte
     file.write_bytes(file.read_bytes()[:100])
     mended = features(data, data.load())
     assert mended is not None and calls == [1, 1] and torch.equal(first[0](x), mended[0](x))
+
+
+def test_the_first_model_whose_modes_are_counted_trains_the_classifier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("COMPOSE_CACHE", str(tmp_path))
+    monkeypatch.setattr(room, "STEPS", 60)
+    recipe = load_recipe("gan_stacked", ["data.train=30", "data.validation=20", "data.test=10"])
+    found = measures(build(recipe).eval(), recipe, recipe.data.load())
+    assert 1 <= found["modes"]["found"] < 1000 and found["modes"]["of"] == 1000
 
 
 @pytest.mark.slow
