@@ -13,6 +13,7 @@ from compose.core.errors import SpaceError
 from compose.core.kinds import Kind
 from compose.core.model import ModelDensity
 from compose.core.roles import AS_IT_IS, Drawing
+from compose.core.solvers import stepwise
 from compose.core.spaces import Space
 from compose.data.source import Source
 from compose.run.directory import Run
@@ -115,7 +116,7 @@ def draw(run: Run) -> list[Path]:
         pictures.append(_reconstructions(model, source, run.figures / "reconstructions.png"))
     if (training := save_over_training(run, source.train.x, model.space)) is not None:
         pictures.append(training)
-    return [*pictures, curve(run)]
+    return [*pictures, curve(run, "~" if stepwise(model) else model.kind.tilde)]
 
 
 def _reconstructions(model: ModelDensity, source: Source, path: Path) -> Path:
@@ -129,18 +130,30 @@ def _reconstructions(model: ModelDensity, source: Source, path: Path) -> Path:
     return save_grid(torch.cat([part for pair in rows for part in pair]), source.space, path, min(COLUMNS, len(x)))
 
 
-def curve(run: Run) -> Path:
-    """Draws loss, its views and the validation bound against steps."""
+def curve(run: Run, about: str = "") -> Path:
+    """Draws loss, its views and the validation bound against steps.
+
+    Args:
+        run: Of a finished training.
+        about: What stands before a validation number that is an estimate.
+    """
     from matplotlib.figure import Figure
 
     curves = _curves(run.metrics())
+    denoising = curves.pop("denoising", None)
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     for name, (steps, values) in curves.items():
-        if name.startswith("validation"):
-            axes.plot(steps, values, label=name, marker="o", color="black")
+        if name.startswith("validation "):
+            label = f"validation {about}{name.removeprefix('validation ')}"
+            axes.plot(steps, values, label=label, marker="o", color="black")
         else:
             axes.plot(steps, values, label=name, linewidth=1)
+    if denoising is not None:
+        axes.plot([], [], color="tab:brown", linewidth=1, label="denoising, on the right")
+        right = axes.twinx()
+        right.plot(*denoising, color="tab:brown", linewidth=1)
+        right.set(ylabel="denoising loss, no nats", ylim=(0, None))
     positive = sorted(value for _, values in curves.values() for value in values if value > 0)
     if positive:
         # The first steps are so much dearer than the last that they would hide everything.
@@ -152,7 +165,7 @@ def curve(run: Run) -> Path:
 
 
 def _curves(lines: list[dict[str, Any]]) -> dict[str, tuple[list[int], list[float]]]:
-    """Steps, counted over all phases, and values of each metric that is in nats."""
+    """Steps, counted over all phases, and values of each metric that is in nats, and of the denoising loss."""
     ends: dict[int, int] = {}
     for line in lines:
         ends[line["phase"]] = line["step"]
@@ -160,7 +173,10 @@ def _curves(lines: list[dict[str, Any]]) -> dict[str, tuple[list[int], list[floa
     for line in lines:
         before = sum(end for phase, end in ends.items() if phase < line["phase"])
         player = f" of player {line['player']}" if "player" in line else ""
-        for name in (name for name, value in line.items() if not name.endswith(NOT_NATS) and value is not None):
+        # The loss of a phase that denoises is that alone, and not in nats.
+        apart = ("loss",) if "denoising" in line else ()
+        known = (name for name, value in line.items() if value is not None and name not in apart)
+        for name in (name for name in known if not name.endswith(NOT_NATS)):
             steps, values = found.setdefault(name + player, ([], []))
             steps.append(before + line["step"])
             values.append(line[name])

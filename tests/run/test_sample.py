@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 
 from compose.core.errors import RunError, SpaceError
@@ -165,3 +166,17 @@ def test_the_curve_of_two_phases_and_players(recipe, go, tmp_path):
     phases = [{"steps": 4, "batch_size": 50, "players": players}, {"steps": 3, "batch_size": 50}]
     run = go(recipe(prior="mixture", train=phases), tmp_path / "run")
     assert curve(run).stat().st_size > 5000
+
+
+def test_the_curve_keeps_what_is_no_nats_apart(recipe, go, tmp_path, monkeypatch):
+    """A denoising loss has an axis of its own, and a bound that a solver found has its tilde."""
+    prior = {"type": "flow_matching", "net": {"type": "resmlp", "width": 8, "blocks": 1}}
+    phases = [{"steps": 4, "batch_size": 50, "objective": "denoising"}]
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *given, **how: drawn.append(figure))
+    curve(go(recipe(stages=["dequantize"], prior=prior, train=phases), tmp_path / "run"), "~")
+    left, right = drawn[-1].axes
+    said = [line.get_label() for line in left.get_lines()]
+    assert "validation ~-ELBO" in said and "loss" not in said and left.get_ylabel() == "nats per example"
+    (line,) = right.get_lines()
+    assert len(line.get_ydata()) >= 1 and "no nats" in right.get_ylabel()
