@@ -13,11 +13,12 @@ if TYPE_CHECKING:
     from compose.ablation.study import ablate, report
     from compose.ablation.swap import swap
     from compose.core.declare import DataPart, Misfit, NetPart, ObjectivePart, Slot
+    from compose.core.drawing import Drawing
     from compose.core.errors import ComposeError, RecipeError
     from compose.core.kinds import Kind
     from compose.core.optimizer import Optimizer
     from compose.core.registry import load_plugin, register
-    from compose.core.roles import Density, DensityPart, Drawing, Stage, StagePart, Step
+    from compose.core.roles import Density, DensityPart, Stage, StagePart, Step
     from compose.core.spaces import Codes, Real
     from compose.data.arrays import Arrays
     from compose.data.digits import Digits
@@ -76,7 +77,8 @@ _HOMES = {
     "compose.core.kinds": ("Kind",),
     "compose.core.optimizer": ("Optimizer",),
     "compose.core.registry": ("load_plugin", "register"),
-    "compose.core.roles": ("Density", "DensityPart", "Drawing", "Stage", "StagePart", "Step"),
+    "compose.core.drawing": ("Drawing",),
+    "compose.core.roles": ("Density", "DensityPart", "Stage", "StagePart", "Step"),
     "compose.core.spaces": ("Codes", "Real"),
     "compose.data.arrays": ("Arrays",),
     "compose.data.digits": ("Digits",),

@@ -12,9 +12,9 @@ from torch.nn import functional
 
 from compose.core import random
 from compose.core.declare import Slot
+from compose.core.drawing import Drawing
 from compose.core.errors import SpaceError
 from compose.core.model import ModelDensity
-from compose.core.roles import Drawing
 from compose.core.spaces import Codes, Real, Space
 from compose.data.digits import Digits
 from compose.nets.causal import Causal, Transformer, turned

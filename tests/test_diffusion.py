@@ -17,10 +17,11 @@ from torch import Tensor
 import compose
 from compose.core import random
 from compose.core.declare import Slot
+from compose.core.drawing import Drawing
 from compose.core.errors import SpaceError
 from compose.core.kinds import Kind
 from compose.core.links import Backward, First, Forward, LinkStage, Standard, alpha_sigma, signal
-from compose.core.roles import ByLabel, Drawing
+from compose.core.roles import ByLabel
 from compose.core.samplers import SAMPLERS
 from compose.core.schedule import SCHEDULES
 from compose.core.spaces import Codes, Real, Space

@@ -16,9 +16,9 @@ from compose.cli.compare import diff
 from compose.cli.runs import show_run
 from compose.core import random
 from compose.core.declare import Slot
+from compose.core.drawing import Drawing
 from compose.core.errors import RecipeError, SpaceError
 from compose.core.kinds import Kind
-from compose.core.roles import Drawing
 from compose.core.solvers import SOLVERS, solve
 from compose.core.spaces import Real
 from compose.parts.densities.flow_matching import FlowMatching, FlowMatchingDensity

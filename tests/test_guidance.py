@@ -12,8 +12,9 @@ from torch import Tensor
 
 from compose.core import random
 from compose.core.declare import Slot
+from compose.core.drawing import Drawing
 from compose.core.errors import SpaceError
-from compose.core.roles import ByLabel, Drawing
+from compose.core.roles import ByLabel
 from compose.core.spaces import Codes
 from compose.parts.densities.autoregressive import Autoregressive, AutoregressiveDensity
 from compose.parts.densities.masked import Masked, MaskedDensity

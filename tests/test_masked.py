@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from compose.core.declare import Slot
-from compose.core.roles import Drawing
+from compose.core.drawing import Drawing
 from compose.core.spaces import Codes
 from compose.parts.densities.masked import Masked
 from compose.testing.variants import shake

@@ -98,7 +98,7 @@ def evaluate(
       compose evaluate runs/diffusion --sampler dpm_solver_pp --steps 20
       compose evaluate runs/diffusion --links 8 --links 16 --links 32 --links 64 --links 128
     """
-    from compose.core.roles import Drawing
+    from compose.core.drawing import Drawing
     from compose.run.directory import Run
     from compose.run.evaluate import evaluate as score
     from compose.run.ledger import render
@@ -183,8 +183,8 @@ def sample(
       compose sample runs/diffusion --sampler dpm_solver_pp --steps 20 --out quick.png
       compose sample runs/ar_pixels --complete test --rows 4 --out completed.png
     """
+    from compose.core.drawing import AS_IT_IS, Drawing
     from compose.core.errors import ComposeError
-    from compose.core.roles import AS_IT_IS, Drawing
     from compose.run.directory import Run
     from compose.run.figures import save_completions, save_samples
     from compose.run.sample import images

@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from compose.core.drawing import AS_IT_IS, Drawing
 from compose.core.errors import SpaceError, TrainingError
 from compose.core.gaussians import LOG_2PI
 from compose.core.kinds import Kind
-from compose.core.roles import AS_IT_IS, Density, Drawing, Mode, Stage, from_features, to_features
+from compose.core.roles import Density, Mode, Stage, from_features, to_features
 from compose.core.spaces import Codes, Space
 from compose.core.terms import Ledger, total
 

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from compose.core import random
+from compose.core.drawing import AS_IT_IS, Drawing
 from compose.core.errors import SpaceError
 from compose.core.kinds import Kind
 from compose.core.model import ModelDensity
-from compose.core.roles import AS_IT_IS, Drawing
 from compose.core.solvers import stepwise
 from compose.core.spaces import Space
 from compose.data.source import Source

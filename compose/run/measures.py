@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from compose.core import random
 from compose.core.declare import NetPart, in_module
+from compose.core.drawing import AS_IT_IS, Drawing
 from compose.core.errors import SpaceError
 from compose.core.model import ModelDensity
-from compose.core.roles import AS_IT_IS, Drawing
 from compose.data.planar import Gaussians
 from compose.data.source import Source
 from compose.data.stacked import Stacked

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from compose.core import random
+from compose.core.drawing import AS_IT_IS, Drawing
 from compose.core.errors import SpaceError
 from compose.core.model import ModelDensity
-from compose.core.roles import AS_IT_IS, Drawing
 from compose.core.spaces import Codes
 from compose.data.source import SPLITS
 from compose.run.compiled import compiled, explained

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from compose.core import registry
 from compose.core.declare import Part, Slot
+from compose.core.drawing import Drawing
 from compose.core.gaussians import Gaussian
 from compose.core.kinds import Kind
-from compose.core.roles import Density, DensityPart, Drawing, StagePart
+from compose.core.roles import Density, DensityPart, StagePart
 from compose.core.spaces import Codes, Real, Space
 from compose.parts.densities.model import Model
 from compose.testing.contract import ContractError, contract, mostly_same, require, same

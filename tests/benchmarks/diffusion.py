@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 import compose
-from compose.core.roles import Drawing
+from compose.core.drawing import Drawing
 from compose.core.samplers import SAMPLERS
 
 BATCH = 64

@@ -32,7 +32,7 @@ from x_transformers import AutoregressiveWrapper, Decoder, TransformerWrapper
 
 import compose
 from compose.core.declare import Slot
-from compose.core.roles import Drawing
+from compose.core.drawing import Drawing
 from compose.core.spaces import Codes
 from compose.data.digits import Digits
 from compose.parts.densities.autoregressive import Autoregressive, AutoregressiveDensity

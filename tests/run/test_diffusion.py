@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from compose.core import random
+from compose.core.drawing import Drawing
 from compose.core.errors import RecipeError, RunError, SpaceError
 from compose.core.gaussians import LOG_2PI
-from compose.core.roles import Drawing
 from compose.recipe.build import build
 from compose.recipe.check import load_recipe
 from compose.run.dial import dial, save_dial

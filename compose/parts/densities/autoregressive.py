@@ -12,9 +12,10 @@ from torch.nn import functional
 
 from compose.core.coded import CodedPart
 from compose.core.declare import Misfit, Slot
+from compose.core.drawing import AS_IT_IS, Drawing
 from compose.core.errors import SpaceError
 from compose.core.random import categorical
-from compose.core.roles import AS_IT_IS, Density, Drawing, Mode
+from compose.core.roles import Density, Mode
 from compose.core.spaces import Codes, Space
 from compose.nets.causal import Causal, CausalConv, Transformer, at_places
 

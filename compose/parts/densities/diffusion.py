@@ -11,6 +11,7 @@ from annotated_types import Ge, Le, Len
 from torch import Tensor, nn
 
 from compose.core.declare import Misfit, NetPart, Part, Slot
+from compose.core.drawing import AS_IT_IS, Drawing
 from compose.core.errors import SpaceError
 from compose.core.kinds import Kind
 from compose.core.links import (
@@ -28,7 +29,7 @@ from compose.core.links import (
 )
 from compose.core.model import ModelDensity
 from compose.core.random import standard_normal
-from compose.core.roles import AS_IT_IS, Drawing, Mode, Stage
+from compose.core.roles import Mode, Stage
 from compose.core.samplers import SAMPLERS
 from compose.core.schedule import SCHEDULES, Learned, Schedule, Schedules
 from compose.core.spaces import Codes, Real, Space

@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from compose.core.declare import NetPart, Slot
+from compose.core.drawing import AS_IT_IS, Drawing
 from compose.core.errors import SpaceError
 from compose.core.gaussians import LOG_2PI
 from compose.core.kinds import Kind
 from compose.core.links import over
 from compose.core.random import standard_normal, uniform
-from compose.core.roles import AS_IT_IS, Drawing, Mode
+from compose.core.roles import Mode
 from compose.core.solvers import SOLVERS, solve
 from compose.core.spaces import Real, Space
 from compose.core.timed import TimedDensity, TimedPart, waves

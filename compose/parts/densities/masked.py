@@ -13,10 +13,11 @@ from torch.nn import functional
 
 from compose.core.coded import CodedPart
 from compose.core.declare import Slot
+from compose.core.drawing import AS_IT_IS, Drawing
 from compose.core.errors import SpaceError
 from compose.core.kinds import Kind
 from compose.core.random import categorical, gumbel, uniform
-from compose.core.roles import AS_IT_IS, Density, Drawing, Mode
+from compose.core.roles import Density, Mode
 from compose.core.spaces import Codes, Space
 from compose.nets.causal import Transformer, at_places
 
