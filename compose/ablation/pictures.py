@@ -89,7 +89,7 @@ def _axis(measure: str) -> str:
 def _rate(figure: Any, results: Results) -> bool:
     both = [(each, each.view("rate"), each.view("distortion")) for each in results.outcomes if not each.apart]
     found = [(each, rate, cost) for each, rate, cost in both if rate is not None and cost is not None]
-    if not found:
+    if len(found) < 2:
         return False
     axes = figure.subplots()
     for outcome, rate, distortion in found:

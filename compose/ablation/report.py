@@ -74,8 +74,7 @@ def warnings(outcome: Outcome) -> list[str]:
     """What is unhealthy in a variant's trainings: each warning once, with the seeds that have it."""
     found: dict[str, list[int]] = {}
     for seed, scored in outcome.scored.items():
-        said = [record["warning"] for record in scored.scores["health"] if "warning" in record]
-        for warning in (*said, *scored.scores["warnings"]):
+        for warning in scored.warnings:
             # Where each run keeps the line to change differs from run to run.
             found.setdefault(re.sub(r" \(see [^)]*\)", "", warning), []).append(seed)
     return [f"seed {', '.join(map(str, seeds))}: {warning}" for warning, seeds in found.items()]

@@ -67,6 +67,12 @@ class Scored:
         """What its L promises."""
         return Kind[self.scores["kind"].upper()]
 
+    @property
+    def warnings(self) -> list[str]:
+        """What is unhealthy in it."""
+        found = [record["warning"] for record in self.scores["health"] if "warning" in record]
+        return [*found, *self.scores["warnings"]]
+
     def number(self, measure: str) -> float | None:
         """One of ``MEASURES``, or none where it has none."""
         if measure in ("-ELBO", "NLL"):
@@ -124,6 +130,11 @@ class Outcome:
     def view(self, name: str) -> float | None:
         """The mean of ``distortion``, or of all rates together as ``rate``."""
         return _mean([_view(each.split, name) for each in self.scored.values()])
+
+    @property
+    def warned(self) -> list[int]:
+        """The seeds whose trainings have a warning."""
+        return [seed for seed, each in self.scored.items() if each.warnings]
 
     @property
     def trained(self) -> float | None:

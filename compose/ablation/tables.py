@@ -109,6 +109,7 @@ def _columns(results: Results, outcomes: Sequence[Outcome]) -> Iterator[_Column]
         yield _Column("over seeds", _over_seeds(measure), measure == judged)
         if measure == judged:
             yield _Column("finding", lambda outcome: _finding(outcome, judged), True)
+    yield _Column("seeds with a warning", _warned)
     yield _Column("distortion", lambda outcome: number(outcome.view("distortion"), "-ELBO"))
     yield _Column("rate", lambda outcome: number(outcome.view("rate"), "-ELBO"))
     yield _Column("-ELBO less NLL", _gap)
@@ -162,6 +163,10 @@ def _over_seeds(measure: str) -> Cell:
 def _seeds(outcome: Outcome) -> str:
     failed = f", {len(outcome.failed)} failed" if outcome.failed else ""
     return f"{len(outcome.scored)}{failed}"
+
+
+def _warned(outcome: Outcome) -> str:
+    return f"{len(outcome.warned)} of {len(outcome.scored)}" if outcome.warned else ""
 
 
 def _bits(outcome: Outcome) -> str:

@@ -7,6 +7,7 @@ import io
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from compose.ablation.report import html
+from compose.ablation.report import html, warnings
 from compose.ablation.results import Scored, Study, against
 from compose.ablation.study import report
 from compose.ablation.tables import Table, records, tables
@@ -118,6 +119,19 @@ def test_the_tables_hold_the_same_numbers_in_every_form(done: Study):
     assert markdown[2].count("|") == len(table.headers) + 1
     assert table.latex().count(r"\\") == 1 + len(table.rows)
     assert len(tables(done, brief=True)[0].headers) < len(table.headers)
+
+
+def test_a_warning_is_said_once_with_the_seeds_that_have_it(done: Study):
+    base, mixture = done.outcomes
+    said = {0: ["it collapsed (see runs/a.yaml)"], 1: ["it collapsed (see runs/b.yaml)", "it diverged"]}
+    scored = {
+        seed: replace(each, scores={**each.scores, "health": [], "warnings": said[seed]})
+        for seed, each in mixture.scored.items()
+    }
+    outcome = replace(mixture, scored=scored)
+    assert warnings(outcome) == ["seed 0, 1: it collapsed", "seed 1: it diverged"]
+    (table,) = tables(replace(done, outcomes=[base, outcome]))
+    assert [row[table.headers.index("seeds with a warning")] for row in table.rows][1] == "2 of 2"
 
 
 def test_latex_escapes_what_means_something_there():
