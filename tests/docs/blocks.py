@@ -6,7 +6,7 @@ A comment right before a block says how it is run, ``<!-- test: steps=20, number
 - ``file NAME``: it is saved as that file.
 - ``fails``: its commands end with an error.
 - ``fragment of RECIPE``: YAML that changes that recipe.
-- ``steps=N``: its trainings take N steps, and are scored with few draws.
+- ``steps=N``: its trainings take N steps, and are scored with few draws; of an ablation two seeds.
 - ``numbers differ``: in what it quotes, any number stands for any other.
 - ``printed``: it is what the Python block before it printed.
 """
@@ -137,7 +137,13 @@ class Reader:
         if command[:2] == ["compose", "train"] and "steps" in block.hints and "--resume" not in command:
             command = [*command, f"train.0.steps={block.hints['steps']}", "evaluate.samples=2"]
         if command[:2] == ["compose", "ablate"] and "steps" in block.hints:
-            command = [*command, f"budget.steps={block.hints['steps']}", "changes={evaluate.samples: 2}", "-q"]
+            command = [
+                *command,
+                "seeds=2",
+                f"budget.steps={block.hints['steps']}",
+                "changes={evaluate.samples: 2}",
+                "-q",
+            ]
         code, output = run_compose(command[1:]) if command[0] == "compose" else run_shell(command, self.folder)
         assert (code != 0) == ("fails" in block.hints), f"{block}: {shlex.join(command)} ended with {code}:\n{output}"
         assert quoted or "fails" not in block.hints, f"{block}: a command that fails, and not what it says"
