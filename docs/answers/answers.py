@@ -320,9 +320,7 @@ class Page:
         if column == "closed-form KL":
             return self.language.word(variant["closed form"])
         if column == "parameters":
-            return f"{variant['parameters']:,}".replace(
-                ",", "\N{NO-BREAK SPACE}" if self.language.point == "," else ","
-            )
+            return f"{variant['parameters']:,}".replace(",", self.language.thousands)
         return self.value(name, label, column, _digits(column)) if column in variant["numbers"] else ""
 
     def figure(self, name: str, said: str) -> str:

@@ -42,9 +42,7 @@ def test_pages_and_figures_are_those_of_the_results(tmp_path: Path, monkeypatch:
 
 def test_both_languages_have_the_same_numbers() -> None:
     english, french = (re.findall(r"^\|.*\|$", page(code, RESULTS), re.MULTILINE) for code in ("en", "fr"))
-    plain = [
-        line.replace(",", "").replace(".", "").replace(" ;", "").replace("\u202f", "") for line in (english + french)
-    ]
+    plain = [re.sub("[,. ;\u202f]", "", line) for line in (*english, *french)]
     numbers = [re.findall(r"[-+]?\d+", line) for line in plain]
     assert numbers[: len(english)] == numbers[len(english) :]
     assert len(english) > 40
