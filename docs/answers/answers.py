@@ -30,6 +30,7 @@ QUESTIONS = (
     "adversarial",
     "adversarial_stacked",
     "autoregressive",
+    "fashion-autoregressive",
     "mhvae",
 )
 #: Questions whose samples are shown: the variants that are set above each other.
