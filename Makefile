@@ -15,12 +15,8 @@ help: ## say this
 	@echo
 	@echo "PYTHON=... picks the interpreter; PIP_ARGS=... goes to pip (an index or folder with torch's CPU build, say)."
 
-demo: | .venv/installed ## train a VAE with a flow prior on the digits (once); ledger and where the samples lie
-	@if [ -f $(DEMO)/scores.json ]; then set -- show $(DEMO); \
-	elif [ -f $(DEMO)/model.safetensors ]; then set -- evaluate $(DEMO); \
-	elif [ -f $(DEMO)/recipe.yaml ]; then set -- train --resume $(DEMO); \
-	else set -- train vae_flow_prior --out $(DEMO); fi; \
-	echo $(BIN)/compose "$$@"; $(BIN)/compose "$$@"
+demo: | .venv/installed ## a short ablation on the digits: one VAE under five priors, its answer and its report
+	$(BIN)/compose ablate prior seeds=3 budget.steps=400 --workers 2 --out $(DEMO)
 
 install: .venv/installed ## make .venv with compose in it
 
