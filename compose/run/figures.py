@@ -140,7 +140,7 @@ def curve(run: Run, about: str = "") -> Path:
     from matplotlib.figure import Figure
 
     curves = _curves(run.metrics())
-    denoising = curves.pop("denoising", None)
+    apart = [curves.pop(name) for name in list(curves) if name.startswith("denoising")]
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     for name, (steps, values) in curves.items():
@@ -149,10 +149,11 @@ def curve(run: Run, about: str = "") -> Path:
             axes.plot(steps, values, label=label, marker="o", color="black")
         else:
             axes.plot(steps, values, label=name, linewidth=1)
-    if denoising is not None:
+    if apart:
         axes.plot([], [], color="tab:brown", linewidth=1, label="denoising, on the right")
         right = axes.twinx()
-        right.plot(*denoising, color="tab:brown", linewidth=1)
+        for steps, values in apart:
+            right.plot(steps, values, color="tab:brown", linewidth=1)
         right.set(ylabel="denoising loss, no nats", ylim=(0, None))
     positive = sorted(value for _, values in curves.values() for value in values if value > 0)
     if positive:
