@@ -39,6 +39,8 @@ SAMPLES = {"adversarial": ("model=GAN, lr=3e-3", "model=paired and regularised, 
 VIEWS = ("distortion", "rate")
 COLOURS = {"lower": "#0072B2", "higher": "#D55E00", "not shown": "0.5"}
 
+COST = "`{command}`: {cells} trainings, {minutes} minutes of one thread in all"
+
 Record = dict[str, Any]
 
 
@@ -60,7 +62,6 @@ def collect(folder: Path) -> Record:
             "command": results.plan.command,
             "base": results.base.label,
             "measure": results.judged_by,
-            "seeds": len(results.base.scored),
             "cells": len(results.plan.cells),
             "seconds": round(sum(each.own_seconds for out in results.outcomes for each in out.scored.values())),
             "variants": {outcome.label: _variant(outcome) for outcome in results.outcomes},
@@ -75,6 +76,7 @@ def _variant(outcome: Any) -> Record:
     numbers = {name: _rounded((outcome.mean(name), outcome.spread(name))) for name in MEASURES}
     first = outcome.first.scores["measures"]
     return {
+        "values": outcome.planned.values,
         "kind": str(outcome.first.kind),
         "numbers": {name: pair for name, pair in numbers.items() if pair[0] is not None},
         **{view: _rounded([outcome.view(view)])[0] for view in VIEWS},
@@ -82,7 +84,6 @@ def _variant(outcome: Any) -> Record:
         "warned": f"{len(outcome.warned)} / {len(outcome.scored)}",
         "closed form": outcome.planned.closed_form,
         "parameters": outcome.planned.parameters,
-        "training seconds": _rounded([outcome.trained])[0],
         "effects": {
             name: {
                 "value": _rounded([effect.value])[0],
@@ -121,10 +122,6 @@ class Language:
         """What stands for a word or label."""
         return self.words.get(text, text)
 
-    def label(self, label: str) -> str:
-        """A variant without the names of its axes."""
-        return ", ".join(self.word(part) for part in _values(label))
-
     def number(self, value: float | None, digits: int = 2, signed: bool = False) -> str:
         """A number as the language writes it; empty for none."""
         return "" if value is None else f"{value:{'+' if signed else ''}.{digits}f}".replace(".", self.point)
@@ -132,18 +129,6 @@ class Language:
     def interval(self, ends: list[float] | None, digits: int = 2) -> str:
         """``[low, high]``; empty for none."""
         return "" if ends is None else "[" + self.comma.join(self.number(end, digits, True) for end in ends) + "]"
-
-
-def _values(label: str) -> list[str]:
-    """The values in a label such as ``chain=learned, T=4`` or ``model=GAN, lr=1e-3``; a comma in a value is its own."""
-    parts = label.split("=", 1)
-    if len(parts) == 1:
-        return [label]
-    value, found = parts[1], []
-    if ", lr=" in value:
-        value, rate = value.split(", lr=")
-        found = [f"lr {rate}"]
-    return [value, *found]
 
 
 ENGLISH = Language("en")
@@ -164,10 +149,11 @@ FRENCH = Language(
         "base": "référence",
         "exact": "exacte",
         "weight": "poids",
-        "estimate": "estimation",
+        "subweight": "sous-poids",
+        "bound": "borne",
         "none": "aucune",
+        COST: "`{command}` : {cells} entraînements, {minutes} minutes d'un fil en tout",
         "L is": "L est",
-        "-ELBO": "-ELBO",
         "distortion": "distorsion",
         "rate": "débit",
         "parameters": "paramètres",
@@ -182,7 +168,6 @@ FRENCH = Language(
         "yes": "oui",
         "no": "non",
         "less that of": "écart avec",
-        "nats": "nats",
         "normal": "normale",
         "mixture": "mélange",
         "mixture (components 32)": "mélange de 32",
@@ -200,8 +185,6 @@ FRENCH = Language(
         "augmented": "augmenté",
         "flow inside a VAE": "flot dans un VAE",
         "paired and regularised": "apparié et régularisé",
-        "pixels": "pixels",
-        "codes": "codes",
         "masked codes": "codes masqués",
         "one by one": "un par un",
         "in any order": "dans un ordre quelconque",
@@ -234,6 +217,11 @@ class Page:
     def variant(self, name: str, label: str) -> Record:
         """The record of a variant."""
         return self.results[name]["variants"][label]
+
+    def named(self, name: str, label: str) -> str:
+        """A variant by its values: that of the first axis, and of the others with their names."""
+        first, *more = self.variant(name, label)["values"].items()
+        return ", ".join([self.language.word(first[1]), *(f"{axis} {value}" for axis, value in more)])
 
     def value(self, name: str, label: str, measure: str = "", digits: int = 2) -> str:
         """A number of a variant, with its standard deviation over seeds."""
@@ -285,7 +273,7 @@ class Page:
     def table(self, name: str, *columns: str) -> str:
         """The table of a question: each variant with its effect, and further columns."""
         of, word = self.results[name], self.language.word
-        measure, nats = of["measure"], f", {word('nats')}"
+        measure, nats = of["measure"], ", nats"
         heads = ["variant", "L is", measure, "effect", "over examples", "over seeds", "finding", *columns]
         rows = []
         for label, variant in of["variants"].items():
@@ -293,7 +281,7 @@ class Page:
             digits = _digits(measure)
             base = f" ({word('base')})" if label == of["base"] else ""
             row = [
-                self.language.label(label) + base,
+                self.named(name, label) + base,
                 word(variant["kind"]),
                 self.value(name, label, digits=digits) if measure in variant["numbers"] else "",
                 self.language.number(effect.get("value"), digits, True),
@@ -332,9 +320,7 @@ class Page:
         """The command of a question with what it took: trainings, and minutes of one thread in all of them."""
         of = self.results[name]
         minutes = self.language.number(of["seconds"] / 60, 0)
-        if self.language.code == "fr":
-            return f"`{of['command']}` : {of['cells']} entraînements, {minutes} minutes d'un fil en tout"
-        return f"`{of['command']}`: {of['cells']} trainings, {minutes} minutes of one thread in all"
+        return self.language.word(COST).format(command=of["command"], cells=of["cells"], minutes=minutes)
 
     def text(self) -> str:
         """The page."""
@@ -369,11 +355,11 @@ class Page:
                 axes.plot([effect["value"]], [row], "o", color=colour, markersize=5)
                 said = self.language.number(effect["value"], digits, True)
                 axes.annotate(said, (effect["value"], row), (0, 6), textcoords="offset points", ha="center", fontsize=8)
-            axes.set_yticks(range(len(rows)), [self.language.label(label) for label, _ in reversed(rows)])
+            axes.set_yticks(range(len(rows)), [self.named(name, label) for label, _ in reversed(rows)])
             axes.set_ylim(-0.5, len(rows) - 0.2)
             axes.spines[["top", "right"]].set_visible(False)
-            nats = f", {word('nats')}" if measure in ("-ELBO", "NLL") else ""
-            axes.set_xlabel(f"{word(measure)}{nats}, {word('less that of')} {self.language.label(of['base'])}")
+            nats = ", nats" if measure in ("-ELBO", "NLL") else ""
+            axes.set_xlabel(f"{word(measure)}{nats}, {word('less that of')} {self.named(name, of['base'])}")
             figure.savefig(file, metadata={"Date": None})
 
 
@@ -393,7 +379,8 @@ def one_above_the_other(folder: Path, name: str, file: Path) -> None:
     for axes, label in zip(figure.subplots(len(labels)), labels, strict=True):
         address = next(address for address, each, _ in asked.plan.cells if each == label)
         axes.imshow(imread(asked.cell(address) / "figures" / "samples.png"))
-        axes.set_title(ENGLISH.label(label).split(",")[0], fontsize=10)
+        variant = next(each for each in asked.plan.variants if each.label == label)
+        axes.set_title(next(iter(variant.values.values())), fontsize=10)
         axes.axis("off")
     figure.savefig(file, dpi=100)
 
