@@ -41,6 +41,13 @@ class Split:
         x = self.x.to(device, dtype if self.x.is_floating_point() else None)
         return Split(x, None if self.y is None else self.y.to(device))
 
+    def thinned(self, most: int) -> Split:
+        """At most so many examples, spread evenly: a file may be sorted by class."""
+        if len(self) <= most:
+            return self
+        kept = torch.arange(most, device=self.x.device) * len(self) // most
+        return Split(self.x[kept], None if self.y is None else self.y[kept])
+
     @property
     def digest(self) -> str:
         """First 16 hex digits of the SHA-256 of the examples, their type and their shape."""

@@ -68,7 +68,7 @@ class Phase(Declared):
     seconds: Annotated[float, Gt(0)] | None = None
     """Budget in seconds of training, evaluation left out."""
     validate_every: Annotated[int, Ge(1)] | None = None
-    """Steps between looks at the validation set; a tenth of the budget where left out."""
+    """Steps between looks at the validation set, 2,000 of it at most; a tenth of the budget where left out."""
 
     @model_validator(mode="before")
     @classmethod

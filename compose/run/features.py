@@ -8,11 +8,11 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -118,29 +118,44 @@ def cache() -> Path:
 
 def _kept(source: Source, progress: bool, name: str = "classifier") -> Classifier:
     """A classifier of a data set, by a random stream of that name: read, or trained and written."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file, save
+    from safetensors.torch import save
 
-    assert source.condition is not None
     file = cache() / f"{name}-{VERSION}-{source.digest}.safetensors"
-    net = Classifier(source.space, source.condition.size)
-    # A file that is cut short, or of another net, is made anew.
-    with suppress(OSError, RuntimeError, SafetensorError):
-        net.load_state_dict(load_file(file))
-        return net.eval().requires_grad_(False)
-    net = _trained(source, progress, name)
+    if (net := _read(file, source)) is not None:
+        return net
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(file, save(net.state_dict()))
+    # Of processes that need it at once one trains it, and the others wait.
+    with FileLock(file.with_suffix(".lock")):
+        if (net := _read(file, source)) is None:
+            net = _trained(source, progress, name)
+            write_bytes(file, save(net.state_dict()))
     return net
+
+
+def _read(file: Path, source: Source) -> Classifier | None:
+    """What a file holds; none where there is none, or one that is cut short or of another net."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    net = _net(source)
+    try:
+        net.load_state_dict(load_file(file))
+    except (OSError, RuntimeError, SafetensorError):
+        return None
+    return net.eval().requires_grad_(False)
+
+
+def _net(source: Source) -> Classifier:
+    assert source.condition is not None
+    return Classifier(source.space, source.condition.size)
 
 
 @torch.enable_grad()  # whoever measures samples asks for it without gradients
 def _trained(source: Source, progress: bool = False, name: str = "classifier") -> Classifier:
-    assert source.condition is not None
     title = "training what samples are compared by, once for these data"
     batch = max(1, min(BATCH, PIXELS // math.prod(grid(as_real(source.space)))))
     with random.region(0, name), counting(title, STEPS, progress) as tick:
-        net = Classifier(source.space, source.condition.size)
+        net = _net(source)
         optimizer = torch.optim.AdamW(net.parameters(), lr=LR, weight_decay=1e-2)
         falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
         for step in range(STEPS):

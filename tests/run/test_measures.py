@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
+from threading import Barrier, BrokenBarrierError
 
 import numpy as np
 import pytest
@@ -94,10 +97,32 @@ def test_a_classifier_is_trained_once_and_kept(tmp_path: Path, monkeypatch: pyte
     assert first[0](x).shape == (20, room.WIDTH)
     assert torch.equal(first[0](x), again[0](x)) and calls == [1]
     assert first[1] == again[1] and first[1]["classifier accuracy"] > 0.5
-    (file,) = tmp_path.iterdir()
+    (file,) = tmp_path.glob("*.safetensors")
     file.write_bytes(file.read_bytes()[:100])
     mended = features(data, data.load())
     assert mended is not None and calls == [1, 1] and torch.equal(first[0](x), mended[0](x))
+
+
+def test_of_two_that_need_a_classifier_at_once_one_trains_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("COMPOSE_CACHE", str(tmp_path))
+    monkeypatch.setattr(room, "STEPS", 60)
+    data, calls, meet = Digits(), [], Barrier(2)
+    read, trained = room._read, room._trained
+    monkeypatch.setattr(room, "_trained", lambda *given: calls.append(1) or trained(*given))
+
+    def both_find_none(*given):
+        found = read(*given)
+        with suppress(BrokenBarrierError):
+            meet.wait(10)
+        meet.abort()  # the second look of each, behind the lock, waits for nobody
+        return found
+
+    monkeypatch.setattr(room, "_read", both_find_none)
+    with ThreadPoolExecutor(2) as pool:
+        one, other = (later.result() for later in [pool.submit(features, data, data.load()) for _ in range(2)])
+    assert one is not None and other is not None and calls == [1]
+    x = data.load().test.x[:20]
+    assert torch.equal(one[0](x), other[0](x))
 
 
 def test_the_first_model_whose_modes_are_counted_trains_the_classifier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -121,6 +121,20 @@ def test_the_best_by_validation_is_kept(recipe, go, tmp_path):
     assert changed({name: weights(run, "last")[f"model/{name}"] for name in weights(run)}, weights(run))
 
 
+def test_a_look_takes_no_more_than_so_many_examples(recipe, go, tmp_path, monkeypatch):
+    """Spread over the set, and what is reported is scored on all of it."""
+    monkeypatch.setattr(stretch, "LOOKED_AT", 7)
+    seen: list[Split] = []
+    real = stretch.cost_of
+    monkeypatch.setattr(stretch, "cost_of", lambda model, split, *rest: seen.append(split) or real(model, split, *rest))
+    run = go(recipe(steps=4, validate_every=2), tmp_path / "run")
+    whole = Digits(labels=True).load().validation
+    assert [len(split) for split in seen] == [7, 7]
+    assert torch.equal(seen[0].x, whole.x[[i * len(whole) // 7 for i in range(7)]])
+    assert whole.thinned(7).y is not None and torch.equal(whole.thinned(len(whole)).x, whole.x)
+    assert evaluate.evaluate(run, samples=1)["splits"]["validation"]["examples"] == len(whole)
+
+
 def test_the_test_split_is_never_looked_at(recipe, go, tmp_path, monkeypatch):
     first = go(recipe(steps=20, validate_every=5), tmp_path / "first")
     real = Digits.load
