@@ -15,6 +15,7 @@ import json
 import os
 import platform
 import sys
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,9 +86,9 @@ class Run:
                 "A module of your own needs a name: register it with compose.module, in a plugin."
             ) from error
 
-    @property
+    @cached_property
     def recipe(self) -> Recipe:
-        """The resolved recipe.
+        """The resolved recipe, read once.
 
         Raises:
             RunError: it was made with a plugin that is not loaded.

@@ -8,7 +8,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,9 @@ from compose.recipe.check import model_slot
 from compose.recipe.recipe import Recipe
 from compose.run.features import Features, classifier, features
 from compose.run.sample import sample
+
+if TYPE_CHECKING:
+    from torchmetrics.image.fid import FrechetInceptionDistance
 
 #: Samples that modes are counted in, and within how many standard deviations of a mean one is of high quality.
 MODE_SAMPLES, SIGMAS, MOST_MODES = 2500, 3.0, 100
@@ -154,13 +158,20 @@ def coverage(real: Tensor, other: Tensor, fake: Tensor, neighbours: int = 5) -> 
 
 def frechet(a: Tensor, b: Tensor) -> float:
     """``|m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2))`` of two sets of features, ``(n, d)``, by torchmetrics."""
-    from torchmetrics.image.fid import FrechetInceptionDistance
-
-    # Not the FID of the literature: that is of one network's features, and these are of another.
-    distance = FrechetInceptionDistance(feature=_AsTheyAre(a.shape[1]))
+    distance = _distance(a.shape[1])
+    distance.reset()
     distance.update(a, real=True)
     distance.update(b, real=False)
     return float(distance.compute())
+
+
+@cache
+def _distance(width: int) -> FrechetInceptionDistance:
+    """The metric, made once: making it takes longer than a distance of few features."""
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+    # Not the FID of the literature: that is of one network's features, and these are of another.
+    return FrechetInceptionDistance(feature=_AsTheyAre(width))
 
 
 class _AsTheyAre(nn.Module):
