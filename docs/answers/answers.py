@@ -55,6 +55,8 @@ def collect(folder: Path) -> Record:
 
     found: Record = {}
     for name in QUESTIONS:
+        if not (folder / name).is_dir():
+            continue
         results = results_of(Folder(folder / name))
         if results.missing:
             raise SystemExit(f"{folder / name} is not finished: {len(results.missing)} trainings are missing.")
@@ -394,8 +396,11 @@ def main() -> None:
     figures = given.to / "figures"
     figures.mkdir(parents=True, exist_ok=True)
     if given.collect:
-        RESULTS.write_text(json.dumps(collect(given.collect), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        for name in SAMPLES:
+        # A question that was not asked anew keeps its answer.
+        anew = collect(given.collect)
+        answers = json.loads(RESULTS.read_text(encoding="utf-8")) | anew
+        RESULTS.write_text(json.dumps(answers, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        for name in SAMPLES.keys() & anew.keys():
             one_above_the_other(given.collect, name, figures / f"answers-{name}.png")
     results = json.loads(RESULTS.read_text(encoding="utf-8"))
     for code, (file, way) in PAGES.items():
