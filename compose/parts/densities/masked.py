@@ -116,15 +116,19 @@ class MaskedDensity(Density):
         c, twice = how.conditions(c), (how.passes, 1)
         for step in range(1, steps + 1):
             share = step / steps
-            logits = self._logits(tokens.repeat(twice), masked.repeat(twice), c).flatten(0, 1)
-            logits = how.sharpened(logits).unflatten(0, (n, -1))
+            # One by one they come in a random order, so that the network need say what stands in one place alone.
+            place = _any(masked, self.place) if steps == total else None
+            given = (tokens.repeat(twice), masked.repeat(twice), c)
+            logits = self._logits(*given) if place is None else self._logits(*given, place.repeat(twice))
+            logits = how.sharpened(logits.flatten(0, 1)).unflatten(0, (n, -1))
             drawn = categorical(logits)
             sure = logits.log_softmax(2).gather(2, drawn[..., None])[..., 0]
-            if steps == total:
-                left, score = left - 1, uniform(sure.shape, sure)
-            else:
-                left = max(0, min(left - 1, int(total * math.cos(0.5 * math.pi * share))))
-                score = sure + self.spread * (1 - share) * gumbel(sure.shape, sure)
+            if place is not None:
+                tokens, masked = tokens.scatter(1, place, drawn), masked.scatter(1, place, False)
+                log_prob += sure[:, 0]
+                continue
+            left = max(0, min(left - 1, int(total * math.cos(0.5 * math.pi * share))))
+            score = sure + self.spread * (1 - share) * gumbel(sure.shape, sure)
             found = masked & ~_lowest(score, masked, left)
             tokens, masked = torch.where(found, drawn, tokens), masked & ~found
             log_prob += (sure * found).sum(1)
@@ -137,11 +141,17 @@ class MaskedDensity(Density):
     def _nothing(self, n: int, m: int = 0) -> Tensor:
         return torch.zeros(n, m, dtype=torch.long, device=self.place.device)
 
-    def _logits(self, tokens: Tensor, masked: Tensor, c: Tensor | None) -> Tensor:
-        """Of every code, given those that are not masked, ``(batch, n, size)``."""
+    def _logits(self, tokens: Tensor, masked: Tensor, c: Tensor | None, place: Tensor | None = None) -> Tensor:
+        """Of every code, or of that in one ``place`` a row, given those that are not masked, ``(batch, n, size)``."""
         seen = self.codes(torch.where(masked, self.space.size, tokens))
         cells = torch.arange(self.space.dim, device=tokens.device)
-        return self.head(self.network(seen + at_places(self.place, self.context, c, cells)))
+        found = self.network(seen + at_places(self.place, self.context, c, cells))
+        return self.head(found if place is None else found.take_along_dim(place[..., None], 1))
+
+
+def _any(among: Tensor, like: Tensor) -> Tensor:
+    """One place of each row among some, all of them alike, ``(n, 1)``."""
+    return uniform(among.shape, like).masked_fill(~among, -1).argmax(1, keepdim=True)
 
 
 def _lowest(score: Tensor, among: Tensor, count: int) -> Tensor:
