@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -142,11 +143,11 @@ def curve(run: Run, about: str = "") -> Path:
     curves = _curves(run.metrics())
     apart = [curves.pop(name) for name in list(curves) if name.startswith("denoising")]
     figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.subplots()
+    axes, markers = figure.subplots(), cycle("os^")
     for name, (steps, values) in curves.items():
         if name.startswith("validation "):
             label = f"validation {about}{name.removeprefix('validation ')}"
-            axes.plot(steps, values, label=label, marker="o", color="black")
+            axes.plot(steps, values, label=label, marker=next(markers), color="black")
         else:
             axes.plot(steps, values, label=name, linewidth=1)
     if apart:

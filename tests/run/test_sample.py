@@ -168,6 +168,17 @@ def test_the_curve_of_two_phases_and_players(recipe, go, tmp_path):
     assert curve(run).stat().st_size > 5000
 
 
+def test_what_phases_are_judged_by_is_told_apart(recipe, go, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *given, **how: drawn.append(figure))
+    autoencoder = {"type": "elbo", "prior": "normal"}
+    phases = [{"steps": 3, "batch_size": 50, "objective": each} for each in (autoencoder, "elbo")]
+    curve(go(recipe(train=phases), tmp_path / "run"))
+    (axes,) = drawn[-1].axes
+    looks = {line.get_label(): line.get_marker() for line in axes.get_lines() if "validation" in line.get_label()}
+    assert looks.keys() == {"validation -ELBO", "validation -ELBO to N(0, I)"} and len(set(looks.values())) == 2
+
+
 def test_the_curve_keeps_what_is_no_nats_apart(recipe, go, tmp_path, monkeypatch):
     """A denoising loss has an axis of its own, and a bound that a solver found has its tilde."""
     prior = {"type": "flow_matching", "net": {"type": "resmlp", "width": 8, "blocks": 1}}
