@@ -132,10 +132,19 @@ class ModelDensity(Density):
         Raises:
             SpaceError: it does not, or there are no means, or ``c`` is no batch of its space.
         """
+        return self.generate(self.latents(n, c, how), c, means)
+
+    @torch.no_grad()
+    def latents(self, n: int, c: Tensor | None = None, how: Drawing = AS_IT_IS) -> Tensor:
+        """Draws ``(n, *prior.space.shape)`` from the prior alone: what ``generate`` comes down from.
+
+        Raises:
+            SpaceError: as ``sample``.
+        """
         self._check(None, c)
         if how is AS_IT_IS:
-            return self.generate(self.prior.sample(n, self._for_prior(c)), c, means)
-        return self.generate(self.prior.sample_as(n, self._for_prior(c), how), c, means)
+            return self.prior.sample(n, self._for_prior(c))
+        return self.prior.sample_as(n, self._for_prior(c), how)
 
     def sample_as(self, n: int, c: Tensor | None = None, how: Drawing = AS_IT_IS) -> Tensor:
         """As ``sample``."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -58,9 +58,37 @@ def sample(
     draw: Callable[..., Tensor] = compiled(model) if compile else model
     given = {**({} if how is AS_IT_IS else {"how": how}), **({"means": True} if means else {})}
     with random.region(seed, "sample"), explained("leave --compile out") if compile else nullcontext():
-        rows = [slice(start, min(start + CHUNK, n)) for start in range(0, n, CHUNK)]
-        picked = [None if labels is None else labels[r] for r in rows]
-        return torch.cat([draw(r.stop - r.start, c, call="sample", **given) for r, c in zip(rows, picked, strict=True)])
+        return torch.cat([draw(rows, c, call="sample", **given) for rows, c in _chunks(n, labels)])
+
+
+@torch.no_grad()
+def sample_with_means(
+    model: ModelDensity, n: int, seed: int = 0, how: Drawing = AS_IT_IS
+) -> tuple[Tensor, Tensor | None]:
+    """Draws as ``sample``, and the means of the likelihood under the same latents, where it has any.
+
+    The latents are drawn once, which is most of the work where the prior takes many steps.
+    """
+    drawn: list[Tensor] = []
+    means: list[Tensor] | None = [] if len(model.stages) and model.stack[0].draws else None
+    with random.region(seed, "sample"):
+        for rows, c in _chunks(n, _labels(model, n, None)):
+            z = model.latents(rows, c, how)
+            drawn.append(model.generate(z, c))
+            if means is not None:
+                try:
+                    with torch.random.fork_rng():  # stages in between may draw, and are to shift no sample
+                        means.append(model.generate(z, c, means=True))
+                except SpaceError:
+                    means = None
+    return torch.cat(drawn), None if means is None else torch.cat(means)
+
+
+def _chunks(n: int, labels: Tensor | None) -> Iterator[tuple[int, Tensor | None]]:
+    """How many are drawn at once, and the class of each."""
+    for start in range(0, n, CHUNK):
+        rows = min(CHUNK, n - start)
+        yield rows, None if labels is None else labels[start : start + rows]
 
 
 def complete(

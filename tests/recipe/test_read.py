@@ -70,7 +70,7 @@ def ordinary() -> Tree:
 
 
 def bounded(mebibytes: float, read: Callable[[], Any]) -> Any:
-    """What ``read`` gives; it takes no longer than 40 files of a thousand entries, so much memory, and imports nothing."""
+    """What ``read`` gives: in the time of 40 files of a thousand entries, in so much memory, and with no import."""
     parse_text("warm: up", "")
     modules = set(sys.modules)
     before = seconds_of(ordinary)[1]

@@ -15,7 +15,7 @@ from compose.recipe.check import load_recipe
 from compose.run import sample as room
 from compose.run.directory import Run
 from compose.run.figures import SIDE, curve, save_grid
-from compose.run.sample import sample
+from compose.run.sample import CHUNK, sample, sample_with_means
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +70,24 @@ def test_means_are_samples_without_the_noise_of_the_likelihood(good):
     shown, plain = sample(good, 50, means=True), sample(good, 50)
     roughness = [x.double().diff(dim=-1).abs().mean() for x in (shown, plain)]
     assert roughness[0] < roughness[1]
+
+
+@pytest.mark.parametrize("recipe", ["vae", "mhvae", "hvae", "ladder"])
+def test_samples_come_with_the_means_of_the_same_latents(recipe: str):
+    """Those of ``sample`` to the bit, though stages in between draw for the means too."""
+    model = build(load_recipe(recipe)).eval()
+    n = CHUNK + 40  # the second chunk goes on where the first left the stream
+    drawn, means = sample_with_means(model, n, seed=3)
+    assert torch.equal(drawn, sample(model, n, seed=3))
+    assert means is not None and means.shape == drawn.shape
+    model.space.check_values(means)
+    assert torch.equal(means[:CHUNK], sample_with_means(model, CHUNK, seed=3)[1])
+
+
+def test_samples_come_alone_where_there_are_no_means():
+    model = build(load_recipe("ar_pixels")).eval()
+    drawn, means = sample_with_means(model, 4, seed=3)
+    assert torch.equal(drawn, sample(model, 4, seed=3)) and means is None
 
 
 def test_means_of_what_has_none_are_refused(trained):
