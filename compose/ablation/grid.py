@@ -73,7 +73,7 @@ class Grid:
         base: The label of the variant that all others are set against.
         variants: By label, the base first.
         cells: Seed by seed, so that a first answer is there early.
-        faulty: What does not type-check: the label of the variant with its faults.
+        faulty: What does not type-check or is the same as another: the label of the variant with its faults.
     """
 
     asked: Asked
@@ -119,14 +119,27 @@ def expand(asked: Asked) -> Grid:
         checked, faults = _combined(asked, combination)
         if checked is None or faults:
             faulty[label] = faults
+            continue
+        variant = _variant(label, values, checked, ablation)
+        same = next((known for known, other in found.items() if other.recipe == variant.recipe), None)
+        if same is None:
+            found[label] = variant
         else:
-            found[label] = _variant(label, values, checked, ablation)
+            faulty[label] = [_nothing_new(asked, same)]
     if not found:
         raise RecipeError(_once([fault for faults in faulty.values() for fault in faults]))
     own = _variant(ablation.base.removesuffix(".yaml"), {}, base, ablation)
     name = next((label for label, variant in found.items() if variant.recipe == own.recipe), own.label)
     variants = {name: found.pop(name, own), **found}
     return Grid(asked, name, variants, list(_cells(variants, ablation.each_seed)), faulty)
+
+
+def _nothing_new(asked: Asked, same: str) -> Fault:
+    message = f"the recipe is that of {same}: nothing changes from one to the other."
+    hint = (
+        "What a value of the same type leaves out stays as it is in the base: write out each option that is to change."
+    )
+    return Fault("axes", message, hint, asked.tree.where(("axes",)))
 
 
 def _cells(variants: dict[str, Variant], seeds: list[int]) -> Iterator[Cell]:

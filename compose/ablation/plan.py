@@ -68,7 +68,7 @@ class Plan:
         command: What made it.
         variants: The base first.
         cells: ``(address, label of the variant, seed)`` each.
-        faulty: What does not type-check: label and why.
+        faulty: What was refused: label and why.
     """
 
     name: str

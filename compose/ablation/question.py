@@ -29,6 +29,7 @@ MEASURES = {
     "modes found": False,
     "high quality": False,
     "reverse KL": True,
+    "codes used": False,
     "seconds a sample": True,
 }
 Measure = Literal[
@@ -41,6 +42,7 @@ Measure = Literal[
     "modes found",
     "high quality",
     "reverse KL",
+    "codes used",
     "seconds a sample",
 ]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,6 +77,8 @@ class Scored:
         """One of ``MEASURES``, or none where it has none."""
         if measure in ("-ELBO", "NLL"):
             return self.split.get(measure)
+        if measure == "codes used":
+            return _codes_used(self.scores["health"])
         group, key = _MEASURED[measure]
         return (self.scores["measures"].get(group) or {}).get(key)
 
@@ -260,10 +262,18 @@ def _incomparable(measure: str, one: Scored, other: Scored, apart: bool) -> str:
         if measure == "NLL" and (one.kind, one.split["K"]) != (other.kind, other.split["K"]):
             return f"estimated otherwise: {_estimated(one)} beside {_estimated(other)}"
         return ""
+    if measure == "codes used":
+        return "of other data or conditioning" if apart else ""
     group = _MEASURED[measure][0]
     if alike(one.scores["measures"][group], other.scores["measures"][group]):
         return ""
     return "measured otherwise"
+
+
+def _codes_used(health: Sequence[Mapping[str, Any]]) -> float | None:
+    """The share of the codes of all quantizers that the validation set uses; none where there is no quantizer."""
+    books = [record for record in health if "codes" in record]
+    return sum(record["used"] for record in books) / sum(record["codes"] for record in books) if books else None
 
 
 def _estimated(scored: Scored) -> str:

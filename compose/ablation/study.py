@@ -48,7 +48,7 @@ def ablate(
         ray: The address of a Ray cluster to work on in their place, or ``local``.
         cpus: Cores that a cell takes of the cluster.
         gpus: GPUs that a cell takes of the cluster; a fraction shares one.
-        skip_faulty: Whether to leave out what does not type-check; else that is an error, before anything runs.
+        skip_faulty: Whether to leave out what is refused; else that is an error, before anything runs.
         retry: Whether cells that failed are tried again.
         threads: torch threads of each process; see ``thread_count``, and 1 with several workers.
         accelerator: ``cpu``, ``gpu`` or ``auto``.
@@ -94,7 +94,7 @@ def refuse_faulty(grid: Grid, skip: bool) -> None:
     if not grid.faulty or skip:
         return
     faults = [
-        Fault(fault.path, f"{label} does not type-check: {fault.message}", fault.hint, fault.where)
+        Fault(fault.path, f"{label} is refused: {fault.message}", fault.hint, fault.where)
         for label, found in grid.faulty.items()
         for fault in found
     ]

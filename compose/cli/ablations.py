@@ -34,9 +34,7 @@ def ablate(
     ] = None,
     cpus: Annotated[float, typer.Option("--cpus", help="Cores that a cell takes of the cluster.")] = 1.0,
     gpus: Annotated[float, typer.Option("--gpus", help="GPUs that a cell takes of the cluster.")] = 0.0,
-    skip_faulty: Annotated[
-        bool, typer.Option("--skip-faulty", help="Leave out the cells that do not type-check.")
-    ] = False,
+    skip_faulty: Annotated[bool, typer.Option("--skip-faulty", help="Leave out the cells that are refused.")] = False,
     retry: Annotated[bool, typer.Option("--retry", help="Try the cells that failed again.")] = False,
     threads: Threads = None,
     accelerator: Accelerator = "auto",
@@ -191,7 +189,7 @@ def _grid(grid: Grid, folder: Path) -> None:
     show(table(headers, rows, right=headers[1:]))
     show("", f"{len(grid.cells)} cells; FLOPs are of log_prob of one example (one sample where there is no likelihood)")
     for label, faults in grid.faulty.items():
-        show("", f"{label} does not type-check, and nothing runs before that is mended or --skip-faulty is given:")
+        show("", f"{label} is refused, and nothing runs before that is mended or --skip-faulty is given:")
         show(*(f"  {fault}" for fault in faults))
 
 

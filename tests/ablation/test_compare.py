@@ -52,6 +52,23 @@ def test_runs_of_one_recipe_are_one_variant_with_several_seeds(runs: dict[str, R
     assert ["model.prior.type", "normal", "mixture"] in found.outcomes[1].planned.changes
 
 
+def test_codes_in_use_are_set_against_each_other(runs: dict[str, Run], tmp_path: Path):
+    short = ["train.0.steps=3", "train.1.steps=2", "model.prior.layers=1"]
+    finite = "model.stages.0.quantizer={type: fsq, levels: [5, 5, 5]}"
+    vq, fsq = (
+        compose.train("vqvae", tmp_path / name, overrides=[*short, *more], progress=False)
+        for name, more in (("vq", []), ("fsq", [finite]))
+    )
+    found = compare([vq, fsq, runs["a0"]])
+    shares = [(run.scores()["health"][0]["used"], run.scores()["health"][0]["codes"]) for run in (vq, fsq)]
+    assert [of for _, of in shares] == [128, 125]
+    (base, other) = (used / of for used, of in shares)
+    effect = found.outcomes[1].effects["codes used"]
+    assert found.base.mean("codes used") == pytest.approx(base) and 0 < base <= 1
+    assert effect.value == pytest.approx(other - base) and not effect.less_is_better
+    assert found.outcomes[2].mean("codes used") is None and "codes used" not in found.outcomes[2].effects
+
+
 def test_scores_of_something_else_are_kept_apart(runs: dict[str, Run]):
     found = compare([runs["a0"], runs["labelled"]])
     assert "-ELBO" not in found.outcomes[1].effects

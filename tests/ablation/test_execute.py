@@ -184,7 +184,7 @@ def test_a_full_disk_stops_it_and_keeps_what_is_finished(write: Write, tmp_path:
 
 def test_what_does_not_type_check_is_named_before_anything_runs(write: Write, tmp_path: Path, trained: list[str]):
     file = write(axes="[{at: model.prior, values: [normal, categorical, mixture]}]", seeds="1")
-    with pytest.raises(RecipeError, match="prior=categorical does not type-check") as error:
+    with pytest.raises(RecipeError, match="prior=categorical is refused") as error:
         go(file, tmp_path / "out")
     assert "--skip-faulty leaves them out" in str(error.value)
     assert trained == []

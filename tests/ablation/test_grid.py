@@ -165,6 +165,15 @@ def test_cells_that_do_not_type_check_are_named_beside_those_that_do(write: Writ
     assert "small.yaml:" in found.faulty["prior=categorical"][0].where
 
 
+def test_two_values_that_are_the_same_recipe_are_told_apart_or_refused(write: Write):
+    """An option that a value leaves out stays as the base has it, so that nothing would be compared."""
+    values = "{one: normal, two: {type: flow, layers: 2}, again: {type: flow, layers: 2}}"
+    found = grid(write(axes=f"[{{at: model.prior, values: {values}}}]"))
+    assert list(found.variants) == ["prior=one", "prior=two"]
+    (fault,) = found.faulty["prior=again"]
+    assert "that of prior=two" in fault.message and "small.yaml:" in fault.where and "write out" in fault.hint
+
+
 def test_an_address_is_of_all_that_numbers_depend_on(monkeypatch: pytest.MonkeyPatch):
     recipe = load_recipe("vae")
     address = address_of(recipe)
