@@ -391,8 +391,8 @@ FAULTS = (
     Fault(
         "a link of a diffusion costs half",
         PARTS + "densities.diffusion",
-        "(e * off + 0.5 * off * off)",
-        "(e * off + 0.25 * off * off)",
+        "e * off + 0.5 * off * off",
+        "e * off + 0.25 * off * off",
         "total mass",
         ("plain diffusion", "cosine diffusion", "diffusion of x"),
     ),

@@ -44,6 +44,8 @@ WAVES = (1.0, 2.0)
 NOISE, CLEAN = 5.0, -10.0
 #: Parts of the way whose cost is told apart, where time is continuous.
 BINS = 64
+#: Rows that a network is asked about at once, where a path is scored and its batch is smaller.
+ROWS = 256
 Prediction = Literal["eps", "x0", "v", "levels"]
 
 
@@ -226,21 +228,41 @@ class DiffusionDensity(TimedDensity):
         z = kept[-1] * y + scale[-1] * e
         prior = (0.5 * (e * e - z * z) + scale[-1].log()).flatten(1).sum(1)
         diffusion = torch.zeros_like(prior)
+        # The way does not wait for the network, so a small batch is asked about many of its links at once.
+        links: list[tuple[Tensor, Tensor, Tensor]] = []
         for t in range(steps, 0, -1):
             s = t - 1
-            noise, seen = (z - kept[t] * y) / scale[t], self._noise(z, gammas[t].expand(len(z)), c)
-            off = torch.sqrt(torch.expm1(gammas[t] - gammas[s])) * (seen - noise)
-            e = standard_normal(y.shape, y)
-            wider = self._wider(gammas[t : t + 1], gammas[s : s + 1])
-            if wider is None:
-                diffusion = diffusion - (e * off + 0.5 * off * off).flatten(1).sum(1)
-            else:
-                each = (e + off).square() * torch.exp(-wider) - e.square() + wider
-                diffusion = diffusion - 0.5 * each.flatten(1).sum(1)
+            noise, e = (z - kept[t] * y) / scale[t], standard_normal(y.shape, y)
+            links.append((z, noise, e))
+            if s == 0 or len(links) * len(y) >= ROWS:
+                above, below = (gammas[i : i + len(links)].flip(0) for i in (t, s))
+                diffusion = diffusion + self._drawn(links, above, below, c)
+                links = []
             share = -torch.expm1(gammas[s] - gammas[t])
             z = kept[s] / kept[t] * (z - scale[t] * share * noise) + scale[s] * share.sqrt() * e
         reconstruction = first_log_prob(x, self.space, z / kept[0], gammas[0])
         return {"reconstruction": reconstruction, "diffusion": diffusion, "prior": prior}
+
+    def _drawn(self, links: list[tuple[Tensor, Tensor, Tensor]], t: Tensor, s: Tensor, c: Tensor | None) -> Tensor:
+        """``log p(z_s | z_t) - log q(z_s | z_t, x)`` of links that were drawn, all together, ``(batch,)``.
+
+        Args:
+            links: Of each ``z_t``, the noise in it, and that which ``z_s`` was drawn with.
+            t: Gamma of each upper end.
+            s: Of each lower one.
+            c: The condition of each row.
+        """
+        z, noise, e = (torch.stack(each) for each in zip(*links, strict=True))
+        many, batch = z.shape[:2]
+        given = None if c is None else c.repeat(many, *[1] * (c.dim() - 1))
+        seen = self._noise(z.flatten(0, 1), t.repeat_interleave(batch), given).unflatten(0, (many, batch))
+        off, wider = over(torch.sqrt(torch.expm1(t - s)), z) * (seen - noise), self._wider(t, s)
+        if wider is None:
+            cost = e * off + 0.5 * off * off
+        else:
+            wider = wider[:, None]
+            cost = 0.5 * ((e + off).square() * torch.exp(-wider) - e.square() + wider)
+        return -cost.flatten(2).sum((0, 2))
 
     def _link(self, y: Tensor, c: Tensor | None, i: Tensor, steps: int) -> Tensor:
         """``-KL(q(z_s | z_t, x) || p(z_s | z_t))`` at a ``z_t`` drawn from ``q(z_t | x)``, of link i of each row."""
