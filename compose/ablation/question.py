@@ -11,40 +11,13 @@ from annotated_types import Ge, Gt, Le, MinLen
 from pydantic import ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
+from compose.ablation.measure import MeasureName
 from compose.core.declare import MAPPING, Declared
 from compose.core.errors import Fault, RecipeError
 from compose.recipe.read import read_tree
 from compose.recipe.shipped import find, recipes_root
 from compose.recipe.tree import KeyPath, Tree, clipped, dotted
 from compose.recipe.wording import said
-
-#: What can decide an ablation, and whether less of it is better.
-MEASURES = {
-    "-ELBO": True,
-    "NLL": True,
-    "Frechet distance": True,
-    "precision": False,
-    "recall": False,
-    "coverage": False,
-    "modes found": False,
-    "high quality": False,
-    "reverse KL": True,
-    "codes used": False,
-    "seconds a sample": True,
-}
-Measure = Literal[
-    "-ELBO",
-    "NLL",
-    "Frechet distance",
-    "precision",
-    "recall",
-    "coverage",
-    "modes found",
-    "high quality",
-    "reverse KL",
-    "codes used",
-    "seconds a sample",
-]
 
 
 class Budget(Declared):
@@ -115,7 +88,7 @@ class Ablation(Declared):
     """How many, from 0; or which."""
     budget: Annotated[Budget, MAPPING] | None = None
     """Equal for every cell; by default each trains as its recipe says."""
-    judged_by: Measure | None = None
+    judged_by: MeasureName | None = None
     """The number that answers the question; -ELBO by default, without a likelihood what samples say."""
 
     @property

@@ -3,30 +3,17 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from compose.ablation.folder import Folder
 from compose.ablation.guard import alike, of_other_things
+from compose.ablation.measure import MEASURES, SPLIT
 from compose.ablation.plan import Plan, Planned
-from compose.ablation.question import MEASURES
 from compose.ablation.statistics import Effect, paired
 from compose.core.kinds import Kind
 from compose.run.directory import Run
-
-SPLIT = "test"
-#: Where a number that needs no likelihood stands in the record of measures.
-_MEASURED = {
-    "Frechet distance": ("coverage", "Frechet distance"),
-    "precision": ("coverage", "precision"),
-    "recall": ("coverage", "recall"),
-    "coverage": ("coverage", "coverage"),
-    "modes found": ("modes", "found"),
-    "high quality": ("modes", "high quality"),
-    "reverse KL": ("modes", "reverse KL"),
-    "seconds a sample": ("sampling", "seconds a sample"),
-}
 
 
 @dataclass(frozen=True)
@@ -75,12 +62,7 @@ class Scored:
 
     def number(self, measure: str) -> float | None:
         """One of ``MEASURES``, or none where it has none."""
-        if measure in ("-ELBO", "NLL"):
-            return self.split.get(measure)
-        if measure == "codes used":
-            return _codes_used(self.scores["health"])
-        group, key = _MEASURED[measure]
-        return (self.scores["measures"].get(group) or {}).get(key)
+        return MEASURES[measure].of(self.scores)
 
     def of_examples(self, measure: str) -> Any:
         """A number of every test example, ``(n,)``."""
@@ -240,13 +222,13 @@ def against(
     apart = of_other_things(other.protocol, one.protocol) if one.protocol and other.protocol else []
     effects: dict[str, Effect] = {}
     blank: dict[str, str] = {}
-    for measure, less in MEASURES.items():
+    for measure, told in MEASURES.items():
         if one.number(measure) is None or other.number(measure) is None:
             continue
         if why := _incomparable(measure, one, other, bool(apart)):
             blank[measure] = why
             continue
-        effect = paired(measure, _numbers(changed, measure), _numbers(base, measure), less)
+        effect = paired(measure, _numbers(changed, measure), _numbers(base, measure), told.less_is_better)
         if effect is not None:
             effects[measure] = effect
     return effects, apart, blank
@@ -254,7 +236,7 @@ def against(
 
 def _incomparable(measure: str, one: Scored, other: Scored, apart: bool) -> str:
     """Why a measure of two trainings does not compare; empty where it does."""
-    if measure in ("-ELBO", "NLL"):
+    if MEASURES[measure].by_example:
         if apart:
             return "of other data or conditioning"
         if Kind.ESTIMATE in (one.kind, other.kind) and one.kind != other.kind:
@@ -264,16 +246,10 @@ def _incomparable(measure: str, one: Scored, other: Scored, apart: bool) -> str:
         return ""
     if measure == "codes used":
         return "of other data or conditioning" if apart else ""
-    group = _MEASURED[measure][0]
+    _, group, _ = MEASURES[measure].at
     if alike(one.scores["measures"][group], other.scores["measures"][group]):
         return ""
     return "measured otherwise"
-
-
-def _codes_used(health: Sequence[Mapping[str, Any]]) -> float | None:
-    """The share of the codes of all quantizers that the validation set uses; none where there is no quantizer."""
-    books = [record for record in health if "codes" in record]
-    return sum(record["used"] for record in books) / sum(record["codes"] for record in books) if books else None
 
 
 def _estimated(scored: Scored) -> str:
@@ -282,7 +258,7 @@ def _estimated(scored: Scored) -> str:
 
 def _numbers(of: Mapping[int, Scored], measure: str) -> dict[int, Any]:
     """By seed: the number of every example where it is a mean over them, else the number."""
-    by_example = measure in ("-ELBO", "NLL")
+    by_example = MEASURES[measure].by_example
     found = {seed: each.of_examples(measure) if by_example else each.number(measure) for seed, each in of.items()}
     return {seed: value for seed, value in found.items() if value is not None}
 

@@ -10,7 +10,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from compose.ablation.question import MEASURES
+from compose.ablation.measure import MEASURES, SPLIT
 from compose.ablation.results import Outcome, Results
 from compose.ablation.words import interval, number, unit
 from compose.run.directory import write_bytes, write_text
@@ -127,7 +127,8 @@ def _columns(results: Results, outcomes: Sequence[Outcome]) -> Iterator[_Column]
 
 def _header(measure: str, outcomes: Sequence[Outcome]) -> str:
     if measure != "NLL":
-        return f"{measure}{',' if unit(measure) else ''}{unit(measure)}"
+        beside = "" if MEASURES[measure].split == SPLIT else f", {MEASURES[measure].split}"
+        return f"{measure}{',' if unit(measure) else ''}{unit(measure)}{beside}"
     weighted = [each for each in outcomes if each.mean("NLL") is not None]
     counts = sorted({each.first.split["K"] for each in weighted if each.first is not None})
     return f"NLL(K = {' or '.join(map(str, counts))})" if counts else "NLL"
@@ -138,7 +139,7 @@ def _value_of(measure: str) -> Cell:
         mean, spread = outcome.mean(measure), outcome.spread(measure)
         if mean is None or outcome.first is None:
             return ""
-        about = outcome.first.kind.tilde if measure in ("-ELBO", "NLL") else ""
+        about = outcome.first.kind.tilde if MEASURES[measure].by_example else ""
         return f"{about}{number(mean, measure)}" + ("" if spread is None else f" ± {number(spread, measure)}")
 
     return cell

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
+from compose.ablation.measure import MEASURES
 from compose.ablation.results import Outcome, Results
 from compose.ablation.statistics import Effect, Interval
 from compose.recipe.recipe import Recipe
 
-_UNITS = {"-ELBO": " nats", "NLL": " nats", "reverse KL": " nats", "seconds a sample": " s"}
 _DIRECTIONS = {"lower": "Lower", "higher": "Higher", "not shown": "No difference is shown"}
-_DIGITS = {"-ELBO": 2, "NLL": 2, "modes found": 1, "Frechet distance": 2}
 
 
 def number(value: float | None, measure: str, signed: bool = False) -> str:
     """A value of a measure with as many digits as it deserves; empty for none."""
     if value is None:
         return ""
-    sign = "+" if signed else ""
-    if measure == "seconds a sample":
-        return f"{value:{sign}.2e}"
-    return f"{value:{sign}.{_DIGITS.get(measure, 3)}f}"
+    sign, digits = "+" if signed else "", MEASURES[measure].digits
+    return f"{value:{sign}.2e}" if digits is None else f"{value:{sign}.{digits}f}"
 
 
 def unit(measure: str) -> str:
     """What a measure is in, with a space before it; empty where it has no unit."""
-    return _UNITS.get(measure, "")
+    return MEASURES[measure].unit
 
 
 def interval(found: Interval | None, measure: str) -> str:
@@ -48,9 +45,9 @@ def answer(results: Results) -> str:
     if base.first is None:
         return f"No training of the base ({base.label}) is finished, so nothing is set against it yet."
     compared = list(results.effects())
-    about = base.first.kind.tilde if measure in ("-ELBO", "NLL") else ""
+    about = base.first.kind.tilde if MEASURES[measure].by_example else ""
     value = f"{measure} {about}{number(base.mean(measure), measure)}{unit(measure)}"
-    where = f"{base.label} ({value} on the test split, {_seeds(base)})"
+    where = f"{base.label} ({value} on the {MEASURES[measure].split} split, {_seeds(base)})"
     if not compared:
         return f"Beside {where} nothing is finished that compares."
     found = [f"Set against {where}"]

@@ -271,7 +271,8 @@ class Stretch:
         if not self.selects and self.loop.first:
             keep_snapshot(self.loop.run, self.index, self.at["step"], scored)
         if not implicit:
-            self.log.write(self.index, self.at["step"], **{f"validation {judged}": cost})
+            # Of slow steps the last that was logged may lie long before the end, and with it the seconds spent.
+            self.log.write(self.index, self.at["step"], **{f"validation {judged}": cost, "seconds": self.at["seconds"]})
             about = "~" if judged == "-ELBO" and stepwise(scored) else scored.kind.tilde
             self.view.note(f"step {self.at['step']:>6}   validation {judged} {about}{cost:.2f} nats")
 

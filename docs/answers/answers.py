@@ -72,7 +72,7 @@ def collect(folder: Path) -> Record:
 
 
 def _variant(outcome: Any) -> Record:
-    from compose.ablation.question import MEASURES
+    from compose.ablation.measure import MEASURES
 
     assert not outcome.failed, f"{outcome.label}: {outcome.failed}"
     numbers = {name: _rounded((outcome.mean(name), outcome.spread(name))) for name in MEASURES}
@@ -84,6 +84,7 @@ def _variant(outcome: Any) -> Record:
         **{view: _rounded([outcome.view(view)])[0] for view in VIEWS},
         "calls": (first.get("sampling") or {}).get("network evaluations"),
         "warned": f"{len(outcome.warned)} / {len(outcome.scored)}",
+        "K": outcome.first.split.get("K"),
         "closed form": outcome.planned.closed_form,
         "parameters": outcome.planned.parameters,
         "effects": {
@@ -294,9 +295,17 @@ class Page:
             ]
             rows.append(row)
         kept = [i for i in range(len(heads)) if any(row[i] for row in rows)]
-        said = [word(head) + (nats if head in ("-ELBO", "NLL") else "") for head in heads]
+        said = [self._draws(name, word(head)) + (nats if head in ("-ELBO", "NLL") else "") for head in heads]
         lines = [said, ["---"] * len(heads), *rows]
         return "\n".join("| " + " | ".join(line[i] for i in kept) + " |" for line in lines)
+
+    def _draws(self, name: str, head: str) -> str:
+        """The head of a column; of NLL with how many draws of each example it was estimated from."""
+        variants = self.results[name]["variants"].values() if head == "NLL" else ()
+        counts = {
+            each["K"] for each in variants if each.get("K") and each["kind"] != "exact" and "NLL" in each["numbers"]
+        }
+        return f"{head}(K = {', '.join(map(str, sorted(counts)))})" if counts else head
 
     def _column(self, name: str, label: str, column: str) -> str:
         variant, number = self.variant(name, label), self.language.number

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 import compose
 from compose.ablation.compare import compare
 from compose.ablation.swap import swap
+from compose.ablation.tables import tables
 from compose.cli import app
 from compose.core.errors import AblationError, RecipeError, RunError
 from compose.run.directory import Run
@@ -66,6 +67,7 @@ def test_codes_in_use_are_set_against_each_other(runs: dict[str, Run], tmp_path:
     effect = found.outcomes[1].effects["codes used"]
     assert found.base.mean("codes used") == pytest.approx(base) and 0 < base <= 1
     assert effect.value == pytest.approx(other - base) and not effect.less_is_better
+    assert "codes used, validation" in tables(found)[0].headers
     assert found.outcomes[2].mean("codes used") is None and "codes used" not in found.outcomes[2].effects
 
 

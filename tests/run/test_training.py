@@ -101,6 +101,7 @@ def test_a_budget_in_seconds_leaves_evaluation_out(recipe, go, tmp_path, monkeyp
     run = go(recipe(seconds=40.0), tmp_path / "run")
     looks = lines(run, "validation -ELBO")
     assert [line["step"] for line in looks] == list(range(4, 41, 4))
+    assert run.training_seconds() == 40  # though fewer steps than are logged once
 
 
 def test_a_budget_in_real_seconds(recipe, go, tmp_path):
