@@ -42,7 +42,7 @@ class Measure:
 
 def _codes_used(scores: Mapping[str, Any]) -> float | None:
     """The share of the codes of all quantizers that the validation set uses; none where there is no quantizer."""
-    books = [record for record in scores["health"] if "codes" in record]
+    books = [record for record in scores.get("health", ()) if "codes" in record]
     return sum(record["used"] for record in books) / sum(record["codes"] for record in books) if books else None
 
 
