@@ -247,6 +247,15 @@ def test_modes_of_a_collapsed_model():
     assert modes(between, GRID) == {"found": 0, "of": 25, "high quality": 0.0, "reverse KL": None}
 
 
+def test_noise_finds_most_modes_too():
+    """So their number says little without the share of samples near them."""
+    assert isinstance(GRID, Gaussians)
+    even = 9 * torch.rand(2500, 2, generator=torch.Generator().manual_seed(0)) - 4.5
+    scored = modes(even, GRID)
+    assert 22 <= scored["found"] <= 24
+    assert scored["high quality"] == pytest.approx(0.02, abs=0.005)
+
+
 def test_a_run_s_modes_are_printed(go, tmp_path: Path):
     from rich.console import Console
 
