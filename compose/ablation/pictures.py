@@ -113,7 +113,9 @@ def _quality(figure: Any, results: Results) -> bool:
     axes = figure.subplots()
     for outcome, seconds, value in found:
         axes.plot([seconds], [value], "o", color=_colour(results, outcome), label=outcome.label)
-    axes.set_xscale("log")
+    spent = [seconds for _, seconds, _ in found]
+    if max(spent) > 10 * min(spent):
+        axes.set_xscale("log")  # below a decade its labels would stand on each other
     axes.set(xlabel="seconds a sample, in batches of 500", ylabel=_axis(measure))
     axes.legend(frameon=False, fontsize=8)
     return True
