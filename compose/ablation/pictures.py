@@ -164,5 +164,5 @@ FIGURES: tuple[tuple[str, Draw], ...] = (
     ),
     ("Distortion against rate; along a grey line -ELBO is the same.", _rate),
     ("Quality against the time that a sample takes.", _quality),
-    ("What training selects on, on the validation set: the first seed of each.", _curves),
+    ("What training is judged by on the validation set: the first seed of each.", _curves),
 )

@@ -44,6 +44,9 @@ def answer(results: Results) -> str:
     measure, base = results.judged_by, results.base
     if base.first is None:
         return f"No training of the base ({base.label}) is finished, so nothing is set against it yet."
+    if base.mean(measure) is None:
+        has = ", ".join(name for name in MEASURES if base.mean(name) is not None)
+        return f"{base.label} has no {measure}, so nothing can be set against it; judged_by may be {has}."
     compared = list(results.effects())
     about = base.first.kind.tilde if MEASURES[measure].by_example else ""
     value = f"{measure} {about}{number(base.mean(measure), measure)}{unit(measure)}"

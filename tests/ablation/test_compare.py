@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import compose
 from compose.ablation.compare import compare
 from compose.ablation.swap import swap
 from compose.ablation.tables import tables
+from compose.ablation.words import answer
 from compose.cli import app
 from compose.core.errors import AblationError, RecipeError, RunError
 from compose.run.directory import Run
@@ -68,6 +70,8 @@ def test_codes_in_use_are_set_against_each_other(runs: dict[str, Run], tmp_path:
     assert found.base.mean("codes used") == pytest.approx(base) and 0 < base <= 1
     assert effect.value == pytest.approx(other - base) and not effect.less_is_better
     assert "codes used, validation" in tables(found)[0].headers
+    without = replace(found, plan=replace(found.plan, judged_by="modes found"))
+    assert "has no modes found" in answer(without) and "codes used" in answer(without)
     assert found.outcomes[2].mean("codes used") is None and "codes used" not in found.outcomes[2].effects
 
 
