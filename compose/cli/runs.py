@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from compose.cli.options import Accelerator, Overrides, Plugins, Quiet, RunRef, Threads, show
+from compose.cli.options import Overrides, Plugins, Quiet, RunRef, Threads, show
 
 if TYPE_CHECKING:
     from compose.run.directory import Run
@@ -19,13 +19,13 @@ def train(
     ] = None,
     overrides: Overrides = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="The run; runs/NAME by default.")] = None,
-    devices: Annotated[int, typer.Option("--devices", metavar="N", help="Devices that share each batch.")] = 1,
-    accelerator: Accelerator = "auto",
-    precision: Annotated[str, typer.Option("--precision", help="32-true, bf16-mixed, 64-true.")] = "32-true",
-    threads: Threads = None,
-    compile: Annotated[
-        bool | None, typer.Option("--compile/--no-compile", help="Compile the model; a resumed run as it was begun.")
+    devices: Annotated[
+        int | None, typer.Option("--devices", metavar="N", help="Devices that share each batch.")
     ] = None,
+    accelerator: Annotated[str | None, typer.Option("--accelerator", help="cpu, gpu or auto, which it is.")] = None,
+    precision: Annotated[str | None, typer.Option("--precision", help="32-true, bf16-mixed, 64-true.")] = None,
+    threads: Threads = None,
+    compile: Annotated[bool | None, typer.Option("--compile/--no-compile", help="Compile the model.")] = None,
     resume: Annotated[
         Path | None, typer.Option("--resume", metavar="RUN", help="Go on with a run that was stopped.")
     ] = None,
@@ -35,7 +35,7 @@ def train(
     """Train a recipe, score it, draw its pictures.
 
     The run directory holds the resolved recipe, versions, seeds and digests, the metrics, the weights, the scores and
-    the pictures.
+    the pictures. A run that is resumed goes on as it was begun, but for what is said otherwise.
 
     \b
     Examples:
@@ -47,26 +47,16 @@ def train(
     """
     if (recipe is None) == (resume is None):
         raise typer.BadParameter("wanted either a RECIPE or --resume RUN.")
-    if resume is not None:
-        from compose.run.train import resume as go_on
+    if resume is not None and out is not None:
+        raise typer.BadParameter("a run is resumed where it is; leave --out away.")
+    from compose.run import train as training
 
-        _report(go_on(resume, compile, progress=not quiet))
-        return
-    from compose.run.train import train as run_recipe
-
-    assert recipe is not None
-    run = run_recipe(
-        recipe,
-        out,
-        overrides=overrides or (),
-        devices=devices,
-        accelerator=accelerator,
-        precision=precision,
-        threads=threads,
-        compile=bool(compile),
-        progress=not quiet,
-    )
-    _report(run)
+    options = {"devices": devices, "accelerator": accelerator, "precision": precision, "threads": threads}
+    how: Any = {key: value for key, value in {**options, "compile": compile}.items() if value is not None}
+    if recipe is not None:
+        _report(training.train(recipe, out, overrides=overrides or (), progress=not quiet, **how))
+    elif resume is not None:
+        _report(training.resume(resume, progress=not quiet, **how))
 
 
 def evaluate(
@@ -235,7 +225,7 @@ def _report(run: Run) -> None:
 
 def validation_curve(metrics: list[dict[str, float]], name: str, width: int = 40, about: str = "") -> str:
     """The values of one name as a line of blocks, with the first, the best and the last in nats; empty without any."""
-    values = [line[name] for line in metrics if name in line]
+    values = [line[name] for line in metrics if line.get(name) is not None]  # what was not finite is none
     if not values:
         return ""
     shown = values[:: max(1, len(values) // width)]

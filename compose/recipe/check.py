@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from compose.core import registry
-from compose.core.declare import Misfit, Part, Slot, in_recipe
+from compose.core.declare import Misfit, Part, Slot, in_recipe, takes_labels
 from compose.core.errors import DataError, Fault, RecipeError
 from compose.core.kinds import Kind
 from compose.core.roles import DensityPart, StagePart
@@ -176,7 +176,7 @@ def _findings(form: Form, world: int) -> list[_Finding]:
     found += [
         *_training(form, space, labels),
         *_drawing(form),
-        *(_idle(form, space, labels) if not (found or form.faults) else ()),
+        *([*_idle(form, space, labels), *_unseen(form, space, labels)] if not (found or form.faults) else ()),
     ]
     if trouble and not any(path[:1] == ("data",) for path in form.faults):
         found.append(_Finding(("data",), trouble))
@@ -253,6 +253,13 @@ def _idle(form: Form, space: Space, labels: Codes | None) -> Iterator[_Finding]:
                 message = f"nothing to train: there is no parameter in {', '.join(player.trains)}."
                 hint = "Name a part with weights, or leave the player out."
                 yield _Finding(form.written(("train", i, "players", j, "trains")), message, partial(str, hint))
+
+
+def _unseen(form: Form, space: Space, labels: Codes | None) -> Iterator[_Finding]:
+    """Class labels that no part takes; of a model without a fault, where none is misspelt that would take them."""
+    if labels is not None and not takes_labels(form.recipe.model, model_slot(space, labels)):
+        hint = "Set it on one that does (model.prior.labels=true, say), or leave the labels out."
+        yield _Finding(("data", "labels"), "no part of this model takes the class label.", partial(str, hint))
 
 
 def _below(built: dict[str, list[tuple[Part, Slot]]], path: str) -> list[tuple[Part, Slot]]:

@@ -76,16 +76,30 @@ def train(
     return _go(run, fabric, how, progress)
 
 
-def resume(path: str | Path, compile: bool | None = None, progress: bool = True) -> Run:
+def resume(
+    path: str | Path,
+    *,
+    devices: int | None = None,
+    accelerator: str | None = None,
+    precision: str | None = None,
+    threads: int | None = None,
+    compile: bool | None = None,
+    progress: bool = True,
+) -> Run:
     """Goes on with a training that was stopped; a budget in steps ends as if it never had been.
 
     Args:
         path: The run directory.
-        compile: Whether to compile the model from here on; as before by default.
+        devices: How many devices share each batch from here on. This and the next four: as before by default.
+        accelerator: ``cpu``, ``gpu`` or ``auto``.
+        precision: As ``train`` takes it.
+        threads: torch threads a process.
+        compile: Whether to compile the model.
         progress: Whether to draw progress.
 
     Raises:
         RunError: there is no run, it has come to its end, or its data are no longer the same.
+        TrainingError: the devices cannot be had, or the batch does not split over them.
         CompileError: the model is to be compiled and cannot be.
     """
     run = Run(path)
@@ -95,8 +109,10 @@ def resume(path: str | Path, compile: bool | None = None, progress: bool = True)
     digest = _data_record(recipe)["digest"]
     if digest != record["data"]["digest"]:
         raise RunError(f"the data of {path} had digest {record['data']['digest']} and now have {digest}.")
-    how = {"compile": False, **record["how"]}
-    how["compile"] = how["compile"] if compile is None else compile
+    changes = {"devices": devices, "accelerator": accelerator, "precision": precision, "threads": threads}
+    changes |= {"compile": compile}
+    how = {"compile": False, **record["how"], **{key: value for key, value in changes.items() if value is not None}}
+    _splits_evenly(recipe, how["devices"])
     fabric = _fabric(recipe, how, f"go on without: compose train --resume {path} --no-compile")
     run.change_record(how=how)
     return _go(run, fabric, how, progress)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from compose.core import registry
-from compose.core.declare import Part, Slot
+from compose.core.declare import Part, Slot, takes_labels
 from compose.core.drawing import Drawing
 from compose.core.gaussians import Gaussian
 from compose.core.kinds import Kind
@@ -21,7 +21,7 @@ from compose.parts.densities.model import Model
 from compose.testing.contract import ContractError, contract, mostly_same, require, same
 from compose.testing.integrals import calmly, check_mass_and_draws, integrate, measurable
 from compose.testing.noise import Tape
-from compose.testing.subject import LABELS, ROWS, SPACES, Built, Inputs, check_labels, check_values, draw, takes_labels
+from compose.testing.subject import LABELS, ROWS, SPACES, Built, Inputs, check_labels, check_values, draw
 from compose.testing.variants import shrunk, variants
 
 DRAWS = 20_000

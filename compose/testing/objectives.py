@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 
 from compose.core import random, registry
-from compose.core.declare import ObjectivePart, Part, Slot, as_real
+from compose.core.declare import ObjectivePart, Part, Slot, as_real, takes_labels
 from compose.core.kinds import Kind
 from compose.core.objective import Loss, Objective
 from compose.core.roles import DensityPart
@@ -18,7 +18,7 @@ from compose.nets.mlp import MLPNet
 from compose.parts.densities.model import Model
 from compose.testing.contract import contract, require
 from compose.testing.integrals import CALM
-from compose.testing.subject import LABELS, ROWS, Subject, draw, takes_labels
+from compose.testing.subject import LABELS, ROWS, Subject, draw
 from compose.testing.variants import shake, shrunk
 
 SPACES: tuple[Space, ...] = (Real((2,)), Codes((1, 2, 2), 2), Codes((2,), 3, ordered=False))

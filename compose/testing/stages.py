@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from compose.core.declare import Slot, as_real
+from compose.core.declare import Slot, as_real, takes_labels
 from compose.core.errors import KindError
 from compose.core.gaussians import LOG_2PI
 from compose.core.kinds import Kind
@@ -23,7 +23,7 @@ from compose.core.terms import TERMS, total
 from compose.testing.contract import ContractError, contract, mostly_same, require, same
 from compose.testing.integrals import CALM, calmly, check_mass_and_draws, expectation, measurable
 from compose.testing.noise import Tape
-from compose.testing.subject import LABELS, ROWS, SPACES, Built, Inputs, check_labels, check_values, draw, takes_labels
+from compose.testing.subject import LABELS, ROWS, SPACES, Built, Inputs, check_labels, check_values, draw
 
 DRAWS = 20_000
 

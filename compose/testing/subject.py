@@ -123,11 +123,6 @@ def check_values(space: Space, x: Tensor, n: int, name: str) -> None:
     require(bool(x.isfinite().all()), f"{name} is not finite")
 
 
-def takes_labels(part: Part, slot: Slot) -> bool:
-    """Whether the part, or something inside it, is set to take class labels."""
-    return any(inner.model_dump().get("labels", False) is True for _, inner, _ in part.walk(slot))
-
-
 def check_labels(labels: Codes, value: Callable[[Tensor], Tensor], n: int, tape: Tape) -> None:
     """Requires that the values of ``n`` rows differ between labels, under the same noise.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,20 @@ def test_train_makes_a_run_and_prints_its_ledger(compose, tmp_path: Path):
 def test_train_takes_a_recipe_or_a_run_to_resume(compose, tmp_path: Path):
     assert compose("train", "vae", "--resume", tmp_path).code == 2
     assert compose("train").code == 2
+
+
+def test_what_is_said_on_resuming_counts(compose, runs: dict[str, Path], tmp_path: Path):
+    run = shutil.copytree(runs["vae"], tmp_path / "run")
+    (run / "scores.json").unlink()
+    assert "is resumed where it is" in compose("train", "--resume", run, "--out", tmp_path / "elsewhere").err
+    assert "3 devices cannot share" in compose("train", "--resume", run, "--devices", "3").err
+    assert "of 'tpu' cannot be had" in compose("train", "--resume", run, "--accelerator", "tpu").err
+
+
+def test_a_look_that_was_not_finite_leaves_a_gap_in_the_curve():
+    looks = [{"validation -ELBO": value} for value in (3.0, None, 2.0)]
+    assert validation_curve(looks, "validation -ELBO").endswith("first 3.00, best 2.00, last 2.00")  # type: ignore[arg-type]
+    assert validation_curve(looks[1:2], "validation -ELBO") == ""  # type: ignore[arg-type]
 
 
 def test_evaluate_scores_anew(compose, runs: dict[str, Path]):

@@ -56,6 +56,19 @@ def place(word: str) -> str:
     return f"r.yaml:{before.count(chr(10)) + 1}:{len(before) - before.rfind(chr(10))}"
 
 
+def test_class_labels_that_no_part_takes():
+    """The scores would say that they are given the label."""
+    unseen = SOUND.replace("digits}", "digits, labels: true}")
+    assert faults_of(unseen) == []
+    unseen = unseen.replace("dim: 16,", "dim: 16, labels: false,")
+    assert fault_of(unseen) == (
+        f"{place('labels: true')} data.labels: no part of this model takes the class label.\n"
+        "    Set it on one that does (model.prior.labels=true, say), or leave the labels out."
+    )
+    assert faults_of(unseen, "model.prior.labels=true") == []
+    assert [fault.path for fault in faults_of(unseen, "model.prior.labells=true")] == ["model.prior.labells"]
+
+
 def test_a_sound_recipe():
     assert faults_of(SOUND) == []
     assert load_recipe("r.yaml").train[0].steps == 10

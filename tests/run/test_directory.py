@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from compose.core import registry
-from compose.core.errors import RunError
+from compose.core.errors import RunError, TrainingError
 from compose.data.digits import Digits
 from compose.run import directory, state
 from compose.run.directory import Run, free_path, load
@@ -171,6 +171,23 @@ def test_a_run_that_stopped_before_its_scores_is_scored(copy):
     assert (copy / "model.safetensors").stat().st_mtime_ns == before
     assert {file.name for file in run.figures.iterdir()} == {"samples.png", "reconstructions.png", "curve.png"}
     assert run.scores().keys() == scores.keys()
+
+
+def test_a_run_goes_on_where_there_is_no_such_device(copy):
+    """Begun on an accelerator, and gone on with on a machine without one."""
+    (copy / "scores.json").unlink()
+    run = Run(copy)
+    run.change_record(how={**run.record["how"], "accelerator": "tpu"})
+    with pytest.raises(TrainingError, match="of 'tpu' cannot be had"):
+        resume(copy, progress=False)
+    how = resume(copy, accelerator="cpu", progress=False).record["how"]
+    assert (how["accelerator"], how["threads"]) == ("cpu", 1)
+
+
+def test_devices_that_do_not_share_the_batch_are_refused_on_going_on_too(copy):
+    (copy / "scores.json").unlink()
+    with pytest.raises(TrainingError, match="3 devices cannot share evenly"):
+        resume(copy, devices=3, progress=False)
 
 
 def test_a_damaged_checkpoint_is_an_error(copy):
