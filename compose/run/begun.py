@@ -87,7 +87,8 @@ def first_phase(recipe: Recipe) -> dict[str, Any] | None:
 
 def ended_first_phase(run: Run) -> bool:
     """Whether a run has its first phase behind it."""
-    return run.finished or any(line["phase"] > 0 for line in run.metrics())
+    took = begun(run.path)
+    return run.finished or (took is not None and took.phase > 0) or any(line["phase"] > 0 for line in run.metrics())
 
 
 def after_first_phase(run: Run, recipe: Recipe) -> Begun:
@@ -107,6 +108,7 @@ def after_first_phase(run: Run, recipe: Recipe) -> Begun:
     if not ended_first_phase(run):
         raise RunError(f"{run.path} has not ended its first phase.")
     trained = [path.removeprefix("model.") + "." for player in recipe.train[0].players for path in player.trains]
-    weights = load_file(run.path / "best-0.safetensors")
+    took = begun(run.path)
+    weights = took.weights if took is not None and took.phase else load_file(run.path / "best-0.safetensors")
     kept = {name: value for name, value in weights.items() if name.startswith(tuple(trained))}
     return Begun(kept, 1, str(run.path))

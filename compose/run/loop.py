@@ -49,7 +49,8 @@ class Loop:
             # As the first phase would have left it: what is fitted was fitted before anything was trained.
             seed = self.recipe.seed
             fit(self.model, Batches(self.source, self.recipe.train[0].batch_size, seed, 0), seed, 0)
-            self.begun.put_into(self.model)
+        # Before anything of this phase is fitted: what stands above is fitted to what these weights make of the data.
+        self.begun.put_into(self.model)
         lines = sum(line["phase"] < phase for line in self.run.metrics())
         return {"lines": lines, **beginning(phase)}
 

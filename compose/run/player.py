@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -109,6 +110,7 @@ class Actor:
         model: The bare model.
         skipped: How many steps were skipped before: its own, then of each rival.
         place: Moves a module to where, and in which precision, the training computes.
+        shared: The mean of a number over all devices.
     """
 
     def __init__(
@@ -118,10 +120,11 @@ class Actor:
         model: ModelDensity,
         skipped: Sequence[int] = (),
         place: Callable[[nn.Module], nn.Module] = lambda module: module,
+        shared: Callable[[Tensor], Tensor] = lambda value: value,
     ) -> None:
         space, labels = recipe.spaces()
         slot = Slot("objective", space, labels=labels, model=recipe.model)
-        self.player, self.model = player, model
+        self.player, self.model, self.shared = player, model, shared
         self.terms = [(term, _objective(place(term.objective.build(slot)))) for term in player.objectives]
         for term, objective in self.terms:
             if objective.perceives:
@@ -165,17 +168,30 @@ class Actor:
             weight: float | Tensor = term.weight
             notes = ledger.diagnostics | loss.ledger.diagnostics
             if act.balanced:
-                ratio = _ratio(value, loss.value, act.balanced_at(self.model))
+                ratio = self._ratio(value, loss.value, act.balanced_at(self.model))
                 weight, notes = weight * ratio, notes | {f"weight of {term.objective.type}": term.weight * ratio}
             value = value + weight * loss.value
             ledger = Ledger(ledger.terms | loss.ledger.terms, ledger.penalties | loss.ledger.penalties, notes)
         return Loss(value, ledger)
 
+    def _ratio(self, others: Tensor, own: Tensor, at: Tensor) -> Tensor:
+        """How much longer the gradient of other losses is than a loss's own, at some weights; at most 10,000 times."""
+        with _inside_backward():
+            gradients = [torch.autograd.grad(value, at, retain_graph=True)[0] for value in (others, own)]
+        longer, own_norm = (self.shared(gradient).norm() for gradient in gradients)
+        return (longer / (own_norm + 1e-4)).clamp(max=1e4).detach()
 
-def _ratio(others: Tensor, own: Tensor, at: Tensor) -> Tensor:
-    """How much longer the gradient of other losses is than a loss's own, at some weights; at most 10,000 times."""
-    norms = [torch.autograd.grad(value, at, retain_graph=True)[0].norm() for value in (others, own)]
-    return (norms[0] / (norms[1] + 1e-4)).clamp(max=1e4).detach()
+
+@contextmanager
+def _inside_backward() -> Iterator[None]:
+    """Lets a gradient pass what fabric hands out in mixed precision, which only its own ``backward`` may else do."""
+    from lightning_fabric import wrappers
+
+    before, wrappers._in_fabric_backward = wrappers._in_fabric_backward, True
+    try:
+        yield
+    finally:
+        wrappers._in_fabric_backward = before
 
 
 def trained_parameters(model: ModelDensity, paths: list[str]) -> list[nn.Parameter]:

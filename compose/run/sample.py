@@ -167,4 +167,7 @@ def _labels(model: ModelDensity, n: int, label: int | None) -> Tensor | None:
         return None
     if label is not None and not 0 <= label < model.condition.size:
         raise SpaceError(f"label {label} was asked for, but the classes are 0 to {model.condition.size - 1}.")
-    return torch.arange(n) % model.condition.size if label is None else torch.full((n,), label)
+    at = next((each.device for each in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+    if label is None:
+        return torch.arange(n, device=at) % model.condition.size
+    return torch.full((n,), label, device=at)

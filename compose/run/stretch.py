@@ -70,7 +70,9 @@ class Stretch:
         skipped = self.at["skipped"] or [()] * len(self.phase.players)
         players = zip(self.phase.players, skipped, strict=True)
         with random.region(self.seed, "critics", index):
-            self.actors = [Actor(player, loop.recipe, self.model, counts, loop.place) for player, counts in players]
+            self.actors = [
+                Actor(player, loop.recipe, self.model, counts, loop.place, self._shared) for player, counts in players
+            ]
         self.quantizers = [module for module in self.model.modules() if isinstance(module, Quantizer)]
         self.selects = self.model.kind is not Kind.NONE and all(actor.selects for actor in self.actors)
         self.frozen: Frozen | None = None
@@ -127,6 +129,7 @@ class Stretch:
     def _fit(self) -> None:
         """Fits what is fitted; of what an earlier phase trained, or left as it was, nothing is set anew."""
         kept = [value.detach().clone() for value in self.model.parameters()] if self.index else []
+        self.model.eval()
         fit(self.model, self.batches, self.seed, self.index)
         with torch.no_grad():
             for value, before in zip(self.model.parameters(), kept, strict=False):
@@ -154,8 +157,9 @@ class Stretch:
         step = self.at["step"]
         x, c = self.batches.at(step)
         for j, actor in enumerate(self.actors):
+            self._turn(j)
             rivals = [self._rival_step(j, k, x, c, step) for k in range(len(actor.rivals))]
-            self._turn(j, step)
+            self._reseed(j, step)
             rate = actor.descent.set_rate(step, self.budget.done())
             loss = actor.loss(wrapped, x, c, step)
             self.fabric.backward(loss.value)
@@ -188,10 +192,12 @@ class Stretch:
         rival.awake(False)
         return loss
 
-    def _turn(self, player: int, step: int) -> None:
-        """Makes it a player's turn: its parts, where there are others, and its noise."""
+    def _turn(self, player: int) -> None:
+        """Makes it a player's turn, and its rivals': only its parts train, where there are others."""
         if len(self.actors) > 1:
             self._freeze([self.actors[player]])
+
+    def _reseed(self, player: int, step: int) -> None:
         random.reseed(self.seed, "model noise", self.index, player, step)
 
     def _shared(self, value: Tensor) -> Tensor:
@@ -235,7 +241,8 @@ class Stretch:
         """Why the training stops at a step that was the tenth in a row to be skipped, by a player or a rival of it."""
 
         def again() -> Loss:
-            self._turn(player, step)
+            self._turn(player)
+            self._reseed(player, step)
             return self.actors[player].loss(self._over(self.model), *self.batches.at(step), step)
 
         last, mend = self.loop.last, f"Try a lower train.{self.index}.optimizer.lr, or train.{self.index}.clip=1.0."
@@ -282,13 +289,15 @@ class Stretch:
         return found.pop() if len(found) == 1 else "-ELBO"
 
     def _scored_model(self) -> ModelDensity:
-        """The averaged weights where a player keeps them, else the trained ones."""
-        for actor in self.actors:
-            if actor.average is not None:
-                averaged = actor.average.module
-                assert isinstance(averaged, ModelDensity)
-                return averaged
-        return self.model
+        """Of each player's parts the average of the weights, where it keeps one, else the trained ones."""
+        averages = [self.model if actor.average is None else actor.average.module for actor in self.actors]
+        scored = next((average for average in averages if average is not self.model), self.model)
+        assert isinstance(scored, ModelDensity)
+        for actor, own in zip(self.actors, averages, strict=True):
+            # An average is one of the whole model; of what others train it is not looked at.
+            for path in actor.player.trains if own is not scored else ():
+                part(scored, path).load_state_dict(part(own, path).state_dict())
+        return scored
 
     def _finish(self) -> None:
         """Ends the phase on its best weights."""

@@ -154,6 +154,10 @@ def _fabric(recipe: Recipe, how: dict[str, Any], instead: str = "leave --compile
     several = how["devices"] > 1
     strategy = DDPStrategy(start_method="spawn", find_unused_parameters=in_turn) if several else "auto"
     where = {key: how[key] for key in ("accelerator", "devices", "precision")}
+    if str(how["precision"]).startswith("16"):
+        raise TrainingError(
+            f"precision '{how['precision']}' needs its losses scaled, which no step here does; take bf16-mixed."
+        )
     try:
         fabric = Fabric(strategy=strategy, **where)
     except Exception as error:

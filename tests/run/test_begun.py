@@ -67,6 +67,19 @@ def test_what_is_taken_over_is_recorded(diffusion, tmp_path):
     assert all(name.startswith("stages.0.") for name in held.weights)
 
 
+def test_what_was_taken_over_can_be_taken_over_again(diffusion, tmp_path):
+    """Also from a run that has not trained a step of its own."""
+    second = compose.train(_two_phases("flow"), tmp_path / "second", progress=False, after=diffusion)
+    third = compose.train(_two_phases("mixture"), tmp_path / "third", progress=False, after=second)
+    straight = compose.train(_two_phases("mixture"), tmp_path / "straight", progress=False, after=diffusion)
+    for name, value in straight.model().state_dict().items():
+        assert torch.equal(value, third.model().state_dict()[name]), name
+    young = Run.create(tmp_path / "young", _two_phases("flow"), {**second.record})
+    after_first_phase(diffusion, young.recipe).keep(young)
+    held, wanted = after_first_phase(young, third.recipe), after_first_phase(diffusion, third.recipe)
+    assert all(torch.equal(held.weights[name], value) for name, value in wanted.weights.items())
+
+
 def test_priors_share_a_first_phase_that_does_not_mind_them():
     found = [first_phase(_two_phases(prior)) for prior in PRIORS]
     assert found[0] is not None

@@ -115,6 +115,14 @@ def test_several_objectives_on_two_devices(tmp_path):
 
 
 @pytest.mark.slow
+def test_an_adaptive_weight_on_two_devices(tmp_path):
+    """The ratio is of the gradients of the whole batch, and not of each device's share of it."""
+    critic = "train.0.players.0.objectives.1"
+    options = [f"{critic}.start=5", f"{critic}.objective.adaptive=true"]
+    check_equal(*both(load_recipe("vae_gan", [*SHORT, *options]), tmp_path, precision="64-true"))
+
+
+@pytest.mark.slow
 def test_a_resumed_run_on_two_devices(recipe, tmp_path):
     one, two = both(recipe(steps=30, validate_every=10), tmp_path)
     for name in ("model.safetensors", "scores.json"):

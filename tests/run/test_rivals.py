@@ -93,21 +93,46 @@ def test_an_adaptive_weight_is_the_ratio_of_gradients(recipe, go, tmp_path, ever
     from compose.run import player
 
     pulls: list[tuple[float, float]] = []
-    ratio = player._ratio
+    ratio = player.Actor._ratio
 
-    def watched(others: Tensor, own: Tensor, at: Tensor) -> Tensor:
-        found = ratio(others, own, at)
+    def watched(self: player.Actor, others: Tensor, own: Tensor, at: Tensor) -> Tensor:
+        found = ratio(self, others, own, at)
         assert at.shape[0] == 17 * 64  # the logits of all levels of all pixels
         one, other = (float(torch.autograd.grad(v, at, retain_graph=True)[0].norm()) for v in (others, found * own))
         pulls.append((one, other))
         return found
 
-    monkeypatch.setattr(player, "_ratio", watched)
+    monkeypatch.setattr(player.Actor, "_ratio", watched)
     run = go(vae_gan(recipe, adaptive=True), tmp_path / "run")
     assert len(pulls) == 8 and all(one == pytest.approx(other, rel=0.03) for one, other in pulls)
     assert all(
         line["weight of adversarial"] > 0 for line in run.metrics() if line.get("step", 0) > 4 and "loss" in line
     )
+
+
+def test_an_adaptive_weight_in_mixed_precision(recipe, go, tmp_path, every_step):
+    found = []
+    for precision in ("32-true", "bf16-mixed"):
+        run = go(vae_gan(recipe, adaptive=True), tmp_path / precision, precision=precision)
+        found.append(next(line["weight of adversarial"] for line in run.metrics() if "weight of adversarial" in line))
+    assert found[0] > 0 and found[1] == pytest.approx(found[0], rel=0.1)
+
+
+def test_a_rival_steps_while_its_players_parts_are_those_that_train(recipe, go, tmp_path, monkeypatch):
+    """Also at the first step, and after that of another player."""
+    rival_step, modes = Stretch._rival_step, []
+
+    def watched(self: Stretch, *given: Any) -> Any:
+        modes.append([part.training for part in (self.model.stages[0], self.model.prior)])
+        return rival_step(self, *given)
+
+    monkeypatch.setattr(Stretch, "_rival_step", watched)
+    players = [
+        {"trains": ["model.stages.0"], "objectives": [{"objective": "elbo"}, {"objective": CRITIC}]},
+        {"trains": ["model.prior"], "objectives": [{"objective": "elbo"}]},
+    ]
+    go(recipe(prior="mixture", train=[{"steps": 3, "batch_size": 50, "players": players}]), tmp_path / "run")
+    assert modes == [[True, False]] * 3
 
 
 def test_a_vae_gan_still_reports_a_bound(recipe, go, tmp_path):

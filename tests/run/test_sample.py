@@ -98,6 +98,13 @@ def test_means_of_what_has_none_are_refused(trained):
             sample(build(load_recipe(recipe)), 1, means=True)
 
 
+def test_labels_come_where_the_model_is():
+    model = build(load_recipe("vae", ["data.labels=true"]))
+    assert room._labels(model, 12, None).tolist() == [*range(10), 0, 1]
+    for label in (None, 3):
+        assert room._labels(model.to("meta"), 2, label).device.type == "meta"
+
+
 def test_impossible_samples_are_refused(recipe, go, tmp_path, trained):
     with pytest.raises(SpaceError, match="0 samples"):
         sample(trained, 0)

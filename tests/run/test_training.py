@@ -173,6 +173,22 @@ def test_the_averaged_weights_are_what_is_kept_and_scored(recipe, go, tmp_path):
     assert score == pytest.approx(lines(run, "validation -ELBO")[-1]["validation -ELBO"], rel=1e-9)
 
 
+@pytest.mark.parametrize("decays", [(0.5, None), (None, 0.7), (0.5, 0.7)])
+def test_each_player_is_kept_as_it_is_averaged(recipe, go, tmp_path, decays):
+    """And that of a player that keeps no average is what it trained."""
+    players = [
+        {"trains": ["model.stages.0"], "objectives": [{"objective": "elbo"}], "ema": decays[0]},
+        {"trains": ["model.prior"], "objectives": [{"objective": "elbo"}], "ema": decays[1]},
+    ]
+    made = recipe(prior="mixture", train=[{"steps": 6, "batch_size": 50, "players": players}])
+    run = go(made, tmp_path / "run")
+    last, kept = weights(run, "last"), weights(run)
+    for place, path in enumerate(("stages.0.", "prior.")):
+        source = "model/" if decays[place] is None else f"average{place}/module."
+        assert all(torch.equal(kept[name], last[source + name]) for name in kept if name.startswith(path))
+    assert changed({name: last[f"model/{name}"] for name in kept}, kept)
+
+
 def test_clipping_bounds_the_step(recipe, go, tmp_path):
     """With plain gradient descent the first step is as long as rate times clip."""
     start = dict(build(recipe()).named_parameters())
@@ -276,6 +292,20 @@ def test_standardize_fits_the_whole_training_set(recipe, go, tmp_path, monkeypat
     assert (model.stack[1].get_buffer("log_scale") != 0).all()
 
 
+def test_what_is_fitted_sees_a_model_that_does_not_train(recipe, go, tmp_path, monkeypatch):
+    """With dropout in an encoder that holds still it would else be fitted to other latents than it ever sees."""
+    modes: list[bool] = []
+    fit_parts = ModelDensity.fit_parts
+
+    def watched(self: ModelDensity, *given: Any) -> None:
+        modes.extend(module.training for module in self.modules())
+        fit_parts(self, *given)
+
+    monkeypatch.setattr(ModelDensity, "fit_parts", watched)
+    go(two_phases(recipe), tmp_path / "run")
+    assert modes and not any(modes)
+
+
 def test_what_was_trained_is_not_fitted_anew(recipe, go, tmp_path):
     """A VampPrior starts at training images; a later phase that freezes it leaves its pseudo-inputs as trained."""
     phases = [
@@ -338,6 +368,12 @@ def test_other_precisions_train(recipe, go, tmp_path):
     single_loss, double_loss, mixed_loss = (lines(run)[-1]["loss"] for run in (single, double, mixed))
     assert double_loss == pytest.approx(single_loss, rel=0.02)
     assert mixed_loss == pytest.approx(single_loss, rel=0.005)
+
+
+def test_a_precision_that_needs_a_scaler_is_refused(recipe, go, tmp_path):
+    with pytest.raises(TrainingError, match="'16-mixed' needs its losses scaled.* take bf16-mixed"):
+        go(recipe(), tmp_path / "run", precision="16-mixed")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_training_leaves_torch_as_it_was(recipe, go, tmp_path):
