@@ -28,7 +28,7 @@ from compose.run.begun import ended_first_phase, first_phase
 from compose.run.directory import Run
 from compose.run.train import resume, train
 
-#: How often a cell whose process was killed is begun anew before it counts as failed.
+#: How often the process of a cell is lost before the cell counts as failed.
 TRIES = 2
 PAUSE = 0.2
 
@@ -97,6 +97,17 @@ def finish(
     Raises:
         AblationError: the disk is full; no cell could be finished.
     """
+    try:
+        return _finished(folder, cell, tell, how or {}, first)
+    except Exception as error:
+        if not _full_disk(error):
+            raise
+        raise AblationError(
+            f"the disk of {folder.path} is full: {error}. What is finished is kept; make room and run it again."
+        ) from error
+
+
+def _finished(folder: Folder, cell: Cell, tell: Tell, how: dict[str, Any], first: Cell | None) -> Came:
     with folder.claim(cell.id) as held:
         if not held:
             return "taken"
@@ -104,12 +115,10 @@ def finish(
             return record["state"]
         began = time.monotonic()
         try:
-            run = _trained(folder, cell, tell, how or {}, first)
+            run = _trained(folder, cell, tell, how, first)
         except Exception as error:
             if _full_disk(error):
-                raise AblationError(
-                    f"the disk of {folder.path} is full: {error}. What is finished is kept; make room and run it again."
-                ) from error
+                raise
             said = str(error) if isinstance(error, ComposeError) else f"{type(error).__name__}: {error}"
             folder.fail(cell.id, error=said, trace=traceback.format_exc(), wall=time.monotonic() - began)
             return "failed"

@@ -32,6 +32,8 @@ from compose.run.directory import Run, write_text
 BEAT, DEAD = 5.0, 60.0
 #: The files of a run that its numbers are in.
 KEPT = ("recipe.yaml", "run.json", "model.safetensors", "scores.json", "scores.safetensors")
+#: The weights of a first phase, which other cells may take over.
+FIRST = "best-0.safetensors"
 
 
 class Folder:
@@ -80,7 +82,8 @@ class Folder:
             elif folder.is_dir() and any(each.name != "cells" for each in folder.iterdir()):
                 raise AblationError(f"{folder} is not empty and holds no ablation; choose another --out.")
             (folder / "cells").mkdir(parents=True, exist_ok=True)
-            write_text(folder / "plan.json", json.dumps(said, indent=2) + "\n")
+            with FileLock(folder / "cells" / "plan.lock"):  # two that start at once would write one file
+                write_text(folder / "plan.json", json.dumps(said, indent=2) + "\n")
         except OSError as error:
             raise AblationError(f"{folder} cannot be written: {error.strerror}.") from error
         return cls(folder)
@@ -110,7 +113,8 @@ class Folder:
 
     def finish(self, address: str, **said: Any) -> None:
         """Notes that a cell is done, with the digests of its files."""
-        files = {name: _digest(self.cell(address) / name) for name in KEPT if (self.cell(address) / name).is_file()}
+        names = KEPT if len(self.run(address).recipe.train) == 1 else (*KEPT, FIRST)
+        files = {name: _digest(self.cell(address) / name) for name in names if (self.cell(address) / name).is_file()}
         self._write(address, {"state": "done", "files": files, **said})
 
     def fail(self, address: str, **said: Any) -> None:

@@ -102,8 +102,8 @@ def expand(asked: Asked) -> Grid:
     """All cells, each checked; nothing is trained.
 
     Raises:
-        RecipeError: the base has a fault, an axis leads nowhere or has two values of one name, or not one cell is
-            without a fault.
+        RecipeError: the base has a fault, an axis leads nowhere, two axes or two values of one have the same name, or
+            not one cell is without a fault.
     """
     ablation = asked.ablation
     base = check_tree(_tree(asked, None))
@@ -111,6 +111,9 @@ def expand(asked: Asked) -> Grid:
         raise RecipeError(base.faults)
     axes = [list(_values(asked, i, axis, base.tree)) for i, axis in enumerate(ablation.axes)]
     names = [axis.title for axis in ablation.axes]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        message, hint = f"two axes are called {', '.join(twice)}.", "Give one another name: name: ..."
+        raise RecipeError([Fault("axes", message, hint, asked.tree.where(("axes",)))])
     found: dict[str, Variant] = {}
     faulty: dict[str, list[Fault]] = {}
     for combination in itertools.product(*axes):
@@ -159,7 +162,7 @@ def address_of(recipe: Recipe) -> str:
         "recipe": plain(recipe, full=True),
         "data": _data_digest(json.dumps(plain(recipe, full=True)["data"]), recipe),
         "code": code_digest(),
-        "plugins": sorted(registry.plugins().values()),
+        "plugins": sorted([*registry.plugins().values(), *registry.installed().values()]),
     }
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:12]
 
@@ -320,4 +323,4 @@ def _with(phase: Phase, budget: Budget, share: float, flops: int) -> Phase:
 
 def _once(faults: list[Fault]) -> list[Fault]:
     """Each fault once, however many cells have it."""
-    return list({(fault.path, fault.message): replace(fault) for fault in faults}.values())
+    return list({(fault.path, fault.message): fault for fault in faults}.values())

@@ -8,7 +8,7 @@ from typing import Any
 #: Entries of a protocol that say how a score was estimated, not of what: -ELBO compares across them, NLL does not.
 ESTIMATE = ("kind", "mode", "K", "evaluation seed")
 #: What says how samples were measured.
-MEASURED_BY = ("features", "classifier", "samples", "neighbours", "within", "of", "seed")
+MEASURED_BY = ("data", "features", "classifier", "samples", "neighbours", "within", "of", "seed")
 
 Difference = tuple[str, str, str]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 #: The split whose scores are compared.
@@ -21,6 +21,7 @@ class Measure:
         unit: With a space before it; empty where it has none.
         by_example: Whether it is a mean over test examples, of which each has its own.
         split: What it was taken on.
+        step: Of a count, what it is counted in.
     """
 
     at: tuple[str, ...] = ()
@@ -29,6 +30,7 @@ class Measure:
     unit: str = ""
     by_example: bool = False
     split: str = SPLIT
+    step: float = 0.0
 
     def of(self, scores: Mapping[str, Any]) -> float | None:
         """The number in what ``scores.json`` holds; none where it has none."""
@@ -62,7 +64,7 @@ MEASURES = {
     "precision": _sampled("coverage", "precision"),
     "recall": _sampled("coverage", "recall"),
     "coverage": _sampled("coverage", "coverage"),
-    "modes found": _sampled("modes", "found", digits=1),
+    "modes found": replace(_sampled("modes", "found", digits=1), step=1.0),
     "high quality": _sampled("modes", "high quality"),
     "reverse KL": _sampled("modes", "reverse KL", less_is_better=True, unit=" nats"),
     "codes used": Measure(less_is_better=False, split="validation"),

@@ -34,7 +34,8 @@ def on_cluster(
             cell says that none can go on.
     """
     ray = _started(address)
-    if ray.cluster_resources().get("CPU", 0) < cpus or ray.cluster_resources().get("GPU", 0) < gpus:
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if not any(each.get("CPU", 0) >= cpus and each.get("GPU", 0) >= gpus for each in machines):
         raise AblationError(f"no machine of the cluster has {cpus:g} cores and {gpus:g} GPUs for a cell.")
     # Ray tries again by itself where a machine was lost before the task began; we, where it was lost in the middle.
     task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)(_cell)
@@ -63,7 +64,7 @@ def _take(ray: Any, reference: Any, cell: Cell, folder: Folder, tries: dict[str,
     except ray.exceptions.RayError as error:
         tries[cell.id] = tries.get(cell.id, 0) + 1
         reason = type(error).__name__
-        if tries[cell.id] > TRIES:
+        if tries[cell.id] >= TRIES:
             folder.fail(cell.id, error=f"its process was lost {tries[cell.id]} times ({reason})", trace="", wall=0.0)
         else:
             tell(f"{cell.label}, seed {cell.seed}: its process was lost ({reason}); another one goes on with it.")

@@ -106,7 +106,8 @@ def _rate(figure: Any, results: Results) -> bool:
 
 def _quality(figure: Any, results: Results) -> bool:
     measure = "Frechet distance" if results.base.mean("Frechet distance") is not None else results.judged_by
-    both = [(each, each.mean("seconds a sample"), each.mean(measure)) for each in results.outcomes]
+    told = [each for each in results.outcomes if not each.apart and measure not in each.blank]
+    both = [(each, each.mean("seconds a sample"), each.mean(measure)) for each in told]
     found = [(each, seconds, value) for each, seconds, value in both if seconds is not None and value is not None]
     if not found or measure == "seconds a sample":
         return False

@@ -218,20 +218,29 @@ def against(
     """
     if not changed or not base:
         return {}, [], {}
-    one, other = next(iter(changed.values())), next(iter(base.values()))
-    apart = of_other_things(other.protocol, one.protocol) if one.protocol and other.protocol else []
+    # Runs of one recipe may have been scored otherwise, or of other files: each pair has to compare.
+    pairs = [(changed[seed], base[seed]) for seed in changed if seed in base]
+    pairs = pairs or [(next(iter(changed.values())), next(iter(base.values())))]
+    apart = next((found for pair in pairs if (found := _apart(*pair))), [])
     effects: dict[str, Effect] = {}
     blank: dict[str, str] = {}
     for measure, told in MEASURES.items():
-        if one.number(measure) is None or other.number(measure) is None:
+        both = [pair for pair in pairs if all(each.number(measure) is not None for each in pair)]
+        if not both:
             continue
-        if why := _incomparable(measure, one, other, bool(apart)):
+        if why := next((why for pair in both if (why := _incomparable(measure, *pair, bool(apart)))), ""):
             blank[measure] = why
             continue
-        effect = paired(measure, _numbers(changed, measure), _numbers(base, measure), told.less_is_better)
+        numbers = _numbers(changed, measure), _numbers(base, measure)
+        effect = paired(measure, *numbers, told.less_is_better, told.step)
         if effect is not None:
             effects[measure] = effect
     return effects, apart, blank
+
+
+def _apart(one: Scored, other: Scored) -> list[tuple[str, str, str]]:
+    """Why two trainings were scored on different things; empty where they were not, or one has no likelihood."""
+    return of_other_things(other.protocol, one.protocol) if one.protocol and other.protocol else []
 
 
 def _incomparable(measure: str, one: Scored, other: Scored, apart: bool) -> str:

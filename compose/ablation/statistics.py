@@ -54,7 +54,9 @@ class Effect:
         return self.shown and (self.value < 0) == self.less_is_better
 
 
-def paired(measure: str, changed: dict[int, Any], base: dict[int, Any], less_is_better: bool = True) -> Effect | None:
+def paired(
+    measure: str, changed: dict[int, Any], base: dict[int, Any], less_is_better: bool = True, step: float = 0.0
+) -> Effect | None:
     """The effect of a change on a number, over the seeds that both have; none where there are none.
 
     Args:
@@ -62,6 +64,7 @@ def paired(measure: str, changed: dict[int, Any], base: dict[int, Any], less_is_
         changed: By seed: the number of every test example, ``(n,)``, or one number of the training.
         base: The same of the base, of the same examples.
         less_is_better: Whether less of it is better.
+        step: Of a count, what it is counted in.
     """
     seeds = [seed for seed in changed if seed in base]
     if not seeds:
@@ -70,7 +73,7 @@ def paired(measure: str, changed: dict[int, Any], base: dict[int, Any], less_is_
     means = [float(gap.mean()) for gap in gaps]
     examples = over_examples(np.mean(gaps, axis=0)) if gaps[0].ndim else None
     per_seed = dict(zip(seeds, means, strict=True))
-    return Effect(measure, float(np.mean(means)), per_seed, examples, over_seeds(means), less_is_better)
+    return Effect(measure, float(np.mean(means)), per_seed, examples, over_seeds(means, step), less_is_better)
 
 
 def over_examples(gaps: Values, seed: int = 0) -> Interval:
@@ -90,13 +93,19 @@ def over_examples(gaps: Values, seed: int = 0) -> Interval:
     return float(low), float(high)
 
 
-def over_seeds(values: Sequence[float]) -> Interval | None:
-    """A 95 % interval of the mean over trainings, by Student's t; none for a single one."""
+def over_seeds(values: Sequence[float], step: float = 0.0) -> Interval | None:
+    """A 95 % interval of the mean over trainings, by Student's t; none for a single one.
+
+    Args:
+        values: One of each training.
+        step: Of counts, what they are counted in. Two that are equal may still lie as far apart as rounding hides, whose
+            standard deviation is a step over the square root of 12.
+    """
     from scipy.stats import t
 
     if len(values) < 2:
         return None
-    error = float(np.std(values, ddof=1)) / len(values) ** 0.5
+    error = max(float(np.std(values, ddof=1)), step / 12**0.5) / len(values) ** 0.5
     if error == 0.0:
         return float(values[0]), float(values[0])
     low, high = t.interval(LEVEL, len(values) - 1, loc=np.mean(values), scale=error)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from compose.ablation.measure import MEASURES
 from compose.ablation.results import Outcome, Results
 from compose.ablation.statistics import Effect, Interval
-from compose.recipe.recipe import Recipe
+from compose.recipe.recipe import Phase, Recipe
 
 _DIRECTIONS = {"lower": "Lower", "higher": "Higher", "not shown": "No difference is shown"}
 
@@ -109,10 +109,18 @@ def freezing(results: Results) -> str:
     trained = {training_said(each.with_seed(0)) for each in results.plan.variants}
     if len(trained) > 1:
         return "The variants train different parts in turn (below), so their difference is also that of how they train."
-    how = trained.pop()
-    if ", then " in how:
+    how, phases = trained.pop(), results.plan.variants[0].with_seed(0).train
+    if any(map(_holds_still, phases, phases[1:])):
         return f"A frozen comparison: each trains {how}, and what is not named holds still."
-    return "A joint comparison: all that a variant trains, it trains together."
+    turns = f", in {len(phases)} phases" if len(phases) > 1 else ""
+    return f"A joint comparison: all that a variant trains, it trains together{turns}."
+
+
+def _holds_still(before: Phase, after: Phase) -> bool:
+    """Whether something that one phase trains is left as it is by the next."""
+    trains = [path for player in after.players for path in player.trains]
+    moves = tuple(f"{path}." for path in trains)
+    return any(not f"{path}.".startswith(moves) for player in before.players for path in player.trains)
 
 
 def _seeds(outcome: Outcome) -> str:

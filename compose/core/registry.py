@@ -141,7 +141,7 @@ def load_plugin(path: str | Path) -> str:
     file = Path(path).resolve()
     if not file.is_file():
         raise ComposeError(f"There is no plugin file {path}; wanted a Python file that declares parts.")
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+    digest = _digest(file)
     if _plugins.get(str(file)) == digest:
         return digest
     name = f"compose_plugin_{digest}"
@@ -175,9 +175,19 @@ def plugins() -> dict[str, str]:
     return dict(_plugins)
 
 
+def installed() -> dict[str, str]:
+    """Modules of installed packages that declare parts, and the digests of their files."""
+    return dict(_entry_points())
+
+
 @cache
-def _entry_points() -> None:
+def _entry_points() -> dict[str, str]:
     from importlib.metadata import entry_points
 
-    for point in entry_points(group="compose.parts"):
-        register(point.load())
+    modules = {register(point.load()).__module__ for point in entry_points(group="compose.parts")}
+    files = {module: getattr(sys.modules[module], "__file__", None) for module in modules}
+    return {module: _digest(Path(file)) for module, file in files.items() if file is not None}
+
+
+def _digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:16]

@@ -222,5 +222,6 @@ def _versions() -> dict[str, Any]:
     return {
         "versions": {"python": platform.python_version(), **{name: installed(name) for name in _RECORDED}},
         "plugins": registry.plugins(),
+        "installed parts": registry.installed(),
         "command": " ".join(sys.argv),
     }

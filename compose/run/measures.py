@@ -57,7 +57,7 @@ def measures(model: ModelDensity, recipe: Recipe, source: Source, progress: bool
     seed, how = recipe.evaluate.seed, drawing(recipe)
     found: Record = {"sampling": sampling(model, recipe, seed)}
     if (known := features(recipe.data, source, progress)) is not None:
-        seen, said = known
+        seen, said = known[0], _of_data(known[1], source)
         n = min(COMPARED, len(source.test), len(source.train))
         if n >= FEWEST:
             beside = _data(source, seen, n, seed)
@@ -65,8 +65,13 @@ def measures(model: ModelDensity, recipe: Recipe, source: Source, progress: bool
                 if drawn is not None:
                     found[name] = {**coverage(*beside, _features(seen, drawn)), **said, "samples": n, "seed": seed}
     if (counted := _modes(model, recipe, seed, progress)) is not None:
-        found["modes"] = {**counted, "seed": seed}
+        found["modes"] = {**_of_data(counted, source), "seed": seed}
     return found
+
+
+def _of_data(said: Record, source: Source) -> Record:
+    """With the digest of the data; a classifier's name has that of the same data with their labels."""
+    return said if "classifier" in said else {**said, "data": source.digest}
 
 
 def drawing(recipe: Recipe) -> Drawing:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from compose.ablation import execute
+from compose.ablation import folder as room
 from compose.ablation.folder import Folder
 from compose.ablation.results import Study
 from compose.core.errors import AblationError, RecipeError, TrainingError
@@ -182,6 +183,23 @@ def test_a_full_disk_stops_it_and_keeps_what_is_finished(write: Write, tmp_path:
     assert len(calls) == 5
 
 
+@pytest.mark.parametrize("file", [".beat", ".json"])
+def test_a_disk_that_is_full_when_a_cell_is_noted_is_said_too(file, finished: Folder, monkeypatch: pytest.MonkeyPatch):
+    address = finished.plan.cells[1][0]
+    finished.forget(address)
+    write_text = room.write_text
+
+    def full(path: Path, text: str) -> None:
+        if path.name == f"{address}{file}":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write_text(path, text)
+
+    monkeypatch.setattr(room, "write_text", full)
+    with pytest.raises(AblationError, match=r"is full.*make room and run it again"):
+        execute.work(finished)
+    assert finished.record(address) is None
+
+
 def test_what_does_not_type_check_is_named_before_anything_runs(write: Write, tmp_path: Path, trained: list[str]):
     file = write(axes="[{at: model.prior, values: [normal, categorical, mixture]}]", seeds="1")
     with pytest.raises(RecipeError, match="prior=categorical is refused") as error:
@@ -285,6 +303,7 @@ def test_a_first_phase_that_cells_share_is_trained_once(tmp_path: Path):
     begun = [found.folder.run(address).record.get("begun") for address, _, _ in found.plan.cells]
     first = str(found.folder.cell(found.plan.cells[0][0]))
     assert begun == [None, {"of": first, "phase": 1}, {"of": first, "phase": 1}]
+    assert all("best-0.safetensors" in (found.folder.record(cell[0]) or {})["files"] for cell in found.plan.cells[:1])
     page = (tmp_path / "out" / "report.html").read_text()
     assert "2 trainings took over a first phase" in page
     assert "A frozen comparison" in page

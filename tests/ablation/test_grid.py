@@ -47,6 +47,22 @@ def test_all_combinations_times_seeds_seed_by_seed(write: Write):
     assert len({cell.id for cell in found.cells}) == 8
 
 
+def test_two_axes_of_one_name_are_refused(write: Write):
+    """Their values would overwrite each other."""
+    nets = "{at: model.stages.0.encoder.hidden, values: [[8], [9]]}, {at: model.stages.0.decoder.hidden, values: [[8]]}"
+    said = faults(write(axes=f"[{nets}]"))
+    assert "two axes are called hidden" in said and "Give one another name" in said
+    named = nets.replace("decoder.hidden,", "decoder.hidden, name: decoder,")
+    assert list(grid(write(axes=f"[{named}]")).variants)[1:] == ["hidden=[8], decoder=[8]", "hidden=[9], decoder=[8]"]
+
+
+def test_parts_of_installed_packages_are_part_of_the_address(write: Write, monkeypatch: pytest.MonkeyPatch):
+    recipe = load_recipe("vae")
+    before = address_of(recipe)
+    monkeypatch.setattr(room.registry, "installed", lambda: {"package.parts": "a digest"})
+    assert address_of(recipe) != before
+
+
 def test_a_base_that_no_combination_equals_is_added_under_its_name(write: Write):
     found = grid(write(axes="[{at: model.prior, values: [flow]}]"))
     assert list(found.variants) == ["vae", "prior=flow"]

@@ -15,11 +15,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from compose.ablation.grid import expand
+from compose.ablation.plan import plan_of
+from compose.ablation.question import read_ablation
 from compose.ablation.report import html, warnings
-from compose.ablation.results import Scored, Study, against
+from compose.ablation.results import Results, Scored, Study, against
 from compose.ablation.study import report
 from compose.ablation.tables import Table, records, tables
-from compose.ablation.words import answer, cautions, headline
+from compose.ablation.words import answer, cautions, freezing, headline
 from compose.run.directory import Run
 from tests.ablation.small import go
 
@@ -182,6 +185,50 @@ def test_scores_of_different_things_are_never_set_against_each_other(one, compar
     assert bool(apart) == ("conditioning" in one or "data" in one)
     if apart:
         assert apart[0][0] in one
+
+
+def test_every_seed_is_asked_whether_it_compares():
+    """Of runs of one recipe one may have been scored anew with more draws, or after its data changed."""
+    base = {0: scored(), 1: scored()}
+    effects, apart, why = against({0: scored(), 1: scored(K=5)}, base)
+    assert set(effects) == {"-ELBO"} and "K = 5 beside weight, K = 2" in why["NLL"] and not apart
+    effects, apart, why = against({0: scored(), 1: scored(digest="another")}, base)
+    assert not effects and apart == [("digest", "", "another")]
+    assert against({0: scored(), 2: scored(K=5)}, base)[2] == {}  # seed 2 is paired with none
+
+
+def test_measures_of_samples_of_other_data_do_not_compare(tmp_path: Path):
+    file = tmp_path / "planes.yaml"
+    file.write_text(
+        "question: Which plane?\nbase: gan_grid\nseeds: 1\nbudget: {steps: 2}\njudged_by: Frechet distance\n"
+        "axes: [{at: data.shape, values: [grid25, ring]}]\n"
+    )
+    found = go(file, tmp_path / "out")
+    assert not list(found.effects())
+    assert {found.outcomes[1].blank[name] for name in ("Frechet distance", "recall", "modes found")} == {
+        "measured otherwise"
+    }
+
+
+@pytest.mark.parametrize(
+    "changes, how",
+    [
+        ("{}", "A joint comparison: all that a variant trains, it trains together."),
+        (
+            "{train: [{steps: 2}, {steps: 2}]}",
+            "A joint comparison: all that a variant trains, it trains together, in 2",
+        ),
+        ("{train: [{trains: [model.stages.0], steps: 2}, {steps: 2}]}", "A joint comparison"),
+        ("{train: [{steps: 2}, {trains: [model.stages.0], steps: 2}]}", "A frozen comparison: each trains model, then"),
+    ],
+)
+def test_only_where_something_holds_still_it_is_a_frozen_comparison(changes, how, tmp_path: Path):
+    file = tmp_path / "turns.yaml"
+    file.write_text(
+        f"question: How?\nbase: vae\nseeds: 1\nchanges: {changes}\naxes: [{{at: model.prior, values: [mixture]}}]\n"
+    )
+    plan = plan_of(expand(read_ablation(file)), "compose ablate")
+    assert freezing(Results(plan, [], [])).startswith(how)
 
 
 def test_other_protocols_go_to_a_table_of_their_own(write: Write, tmp_path: Path):

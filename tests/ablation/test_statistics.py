@@ -38,6 +38,13 @@ def test_the_interval_over_seeds_is_students():
     assert over_seeds([2.0, 2.0]) == (2.0, 2.0)
 
 
+def test_equal_counts_are_known_no_better_than_they_are_counted():
+    """Two trainings that each found one mode more show nothing; two that found all in place of none do."""
+    one, all_of_them = (paired("modes found", {0: n, 1: n}, {0: 0, 1: 0}, False, step=1) for n in (1, 25))
+    assert one is not None and one.direction == "not shown"
+    assert all_of_them is not None and all_of_them.direction == "higher"
+
+
 def test_only_seeds_that_both_have_are_paired():
     effect = paired("-ELBO", {0: [1.0, 3.0], 2: [4.0, 6.0]}, {0: [0.0, 0.0], 1: [9.0, 9.0], 2: [1.0, 1.0]})
     assert effect is not None
