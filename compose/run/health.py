@@ -16,6 +16,8 @@ from compose.core.quantizer import Quantizer
 from compose.core.roles import Density, Stage
 from compose.data.source import Source
 from compose.recipe.read import read_tree
+from compose.recipe.tree import dotted
+from compose.recipe.validate import read_form
 
 if TYPE_CHECKING:
     from compose.run.directory import Run
@@ -24,6 +26,8 @@ Record = dict[str, Any]
 
 ACTIVE = 0.01
 EXAMPLES = 1000
+#: Draws that make up each of the two means of a posterior that has none in closed form.
+DRAWS = 32
 #: At most so many posteriors make up the aggregate.
 AGGREGATED = 10_000
 #: Below this share of its codes in use a codebook has collapsed.
@@ -75,17 +79,20 @@ def _use(q: Density, condition: Tensor, prior: Gaussian | None, standard: bool) 
     """How the units of one edge are used, beside the Gaussian prior that the levels above it give it."""
     gaussian = q.gaussian(condition)
     if gaussian is not None:
-        mean = gaussian.loc
+        means = [gaussian.loc]
     else:
-        mean = torch.stack([q.sample(len(condition), condition) for _ in range(16)]).mean(0)
+        means = [torch.stack([q.sample(len(condition), condition) for _ in range(DRAWS)]).mean(0) for _ in range(2)]
     if standard:
-        zero = torch.zeros_like(mean)
+        zero = torch.zeros_like(means[0])
         prior = Gaussian(zero, zero, zero + 1)
-    variance = (mean if prior is None else mean - prior.loc).flatten(1).double().var(0)
+    off = [(mean if prior is None else mean - prior.loc).flatten(1).double() for mean in means]
+    # Of two means of draws each: a single one varies by the noise of its draws, though the posterior's may not at all.
+    one, other = (each - each.mean(0) for each in (off[0], off[-1]))
+    variance = (one * other).sum(0).clamp_min(0) / (len(one) - 1)
     kl = None
     if gaussian is not None and prior is not None:
-        off, wider = (gaussian.loc - prior.loc) / prior.scale, gaussian.log_scale - prior.log_scale
-        kl = (0.5 * (off * off + (2 * wider).exp() - 1) - wider).flatten(1).double().mean(0).tolist()
+        far, wider = (gaussian.loc - prior.loc) / prior.scale, gaussian.log_scale - prior.log_scale
+        kl = (0.5 * (far * far + (2 * wider).exp() - 1) - wider).flatten(1).double().mean(0).tolist()
     active = int((variance > ACTIVE).sum())
     return {"units": len(variance), "active": active, "variance": variance.tolist(), "kl": kl}
 
@@ -198,13 +205,12 @@ def _keys(path: str) -> list[str | int]:
 def _advice(run: Run, edge: str) -> str:
     recipe, tree = run.recipe, read_tree(run.path / "recipe.yaml")
     objective = recipe.train[0].players[0].objectives[0].objective
-    where = tree.where(("train", 0, "players", 0, "objectives", 0, "objective"))
+    at = read_form(tree).written(("train", 0, "players", 0, "objectives", 0, "objective"))
+    path, where = dotted(at), tree.where(at)
     if objective.type == "elbo" and not getattr(objective, "warmup", 0):
-        return (
-            f"Let the rate set in slowly: train.0.objective.warmup (see {where}), for instance a quarter of the steps."
-        )
+        return f"Let the rate set in slowly: {path}.warmup (see {where}), for instance a quarter of the steps."
     if objective.type == "elbo" and not getattr(objective, "free_bits", 0):
-        return f"Leave the rate some nats for free: train.0.objective.free_bits (see {where}), for instance 2."
+        return f"Leave the rate some nats for free: {path}.free_bits (see {where}), for instance 2."
     stage = int(edge.removeprefix("z").partition(".")[0]) - 1
     where = tree.where(("model", "stages", stage))
     return f"Give it fewer numbers, or the decoder less power: model.stages.{stage} (see {where})."

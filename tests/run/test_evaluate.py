@@ -14,6 +14,7 @@ from compose.core.errors import KindError, RunError
 from compose.core.kinds import Kind
 from compose.core.model import ModelDensity
 from compose.data.source import Source, Split
+from compose.parts.densities.flow import Flow
 from compose.parts.stages.bijection import Bijection
 from compose.parts.stages.dequantize import Dequantize
 from compose.run import evaluate as room
@@ -194,8 +195,26 @@ def test_health_counts_units_and_warns_of_collapse(recipe, go, tmp_path):
     assert (record["edge"], record["units"], record["active"]) == ("z1", 4, 0)
     assert sum(record["kl"]) < 0.1
     assert "posterior collapse at z1: 0 of 4 units" in record["warning"]
+    assert "slowly: train.0.objective.warmup (see " in record["warning"]
     line = int(record["warning"].partition("recipe.yaml:")[2].partition(":")[0])
     assert "objective" in "".join((run.path / "recipe.yaml").read_text().splitlines()[line - 3 : line + 2])
+
+
+def test_health_sees_units_that_are_off_where_a_posterior_has_no_closed_form(recipe, go, tmp_path):
+    """A mean of draws varies though nothing of x is in it; two of them do not vary alike."""
+    stage = recipe().model.stages[0].model_copy(update={"posterior": Flow(transform="affine_coupling", layers=2)})
+    terms = [{"objective": {"type": "elbo", "beta": 500.0}}]
+    players = [
+        {"trains": ["model.stages.0"], "objectives": terms, "optimizer": {"lr": 1e-2}},
+        {"trains": ["model.prior"], "objectives": terms},
+    ]
+    phase = {"steps": 300, "batch_size": 50, "players": players}
+    off = go(recipe(stages=[stage], prior="mixture", train=[phase]), tmp_path / "off")
+    (record,) = off.scores()["health"]
+    assert record["active"] == 0 and record["kl"] is None
+    assert "train.0.players.0.objectives.0.objective.warmup" in record["warning"]
+    (record,) = go(recipe(stages=[stage], steps=200, optimizer={"lr": 1e-2}), tmp_path / "on").scores()["health"]
+    assert record["active"] > 1 and max(record["variance"]) > 0.5 and "warning" not in record
 
 
 def test_health_of_a_sound_run_is_silent(trained):

@@ -371,7 +371,7 @@ def test_other_precisions_train(recipe, go, tmp_path):
 
 
 def test_a_precision_that_needs_a_scaler_is_refused(recipe, go, tmp_path):
-    with pytest.raises(TrainingError, match="'16-mixed' needs its losses scaled.* take bf16-mixed"):
+    with pytest.raises(TrainingError, match=r"'16-mixed' needs its losses scaled.* take bf16-mixed"):
         go(recipe(), tmp_path / "run", precision="16-mixed")
     assert not (tmp_path / "run").exists()
 

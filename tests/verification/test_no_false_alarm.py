@@ -25,6 +25,7 @@ REASONS = (
     "which no trace adds up to",
     "a stage or the prior is itself only a bound",
     "numbers of noise a datum",
+    "numbers of noise are too many to integrate out",
     "so no two programs draw alike",
 )
 

@@ -19,7 +19,7 @@ from compose.core.random import standard_normal
 from compose.core.roles import Density, Mode, Stage, StagePart, Step
 from compose.core.spaces import Codes, Real, Space
 from compose.parts.densities.categorical import Categorical
-from compose.verification import CHECKS, verify, verify_all
+from compose.verification import CHECKS, structure, verify, verify_all
 from compose.verification.tiny import Tiny
 
 PIXELS = Codes((1, 4, 4), 5)
@@ -165,6 +165,11 @@ def test_a_check_that_breaks_down_fails_and_the_others_go_on(monkeypatch: pytest
     report = verify("vae", only=["rows", "polarity"])
     assert report.failed == ["rows"]
     assert "broke down: ZeroDivisionError" in report.findings["rows"][0].said
+
+
+def test_a_log_det_that_is_no_number_is_no_success(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(structure, "_log_jacobian", lambda *_: torch.tensor(torch.nan))
+    assert verify("latent_diffusion", only=["log dets"]).failed == ["log dets"]
 
 
 def test_what_shrinks_to_the_same_is_verified_once(tmp_path: Path):
