@@ -98,8 +98,8 @@ def over_seeds(values: Sequence[float], step: float = 0.0) -> Interval | None:
 
     Args:
         values: One of each training.
-        step: Of counts, what they are counted in. Two that are equal may still lie as far apart as rounding hides, whose
-            standard deviation is a step over the square root of 12.
+        step: Of counts, what they are counted in. Equal ones may still differ by what rounding hides, whose standard
+            deviation is a step over the square root of 12.
     """
     from scipy.stats import t
 

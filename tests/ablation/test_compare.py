@@ -18,6 +18,7 @@ from compose.ablation.tables import tables
 from compose.ablation.words import answer
 from compose.cli import app
 from compose.core.errors import AblationError, RecipeError, RunError
+from compose.core.model import ModelDensity
 from compose.run.directory import Run
 from tests.run.test_begun import SHORT
 
@@ -108,11 +109,13 @@ def test_a_swapped_prior_leaves_the_stages_as_they_were(runs: dict[str, Run], tm
 def test_what_is_fitted_in_a_swapped_part_is_fitted_to_the_trained_encoder(runs: dict[str, Run], tmp_path: Path):
     """A standardize in the new prior stands over the latents of the run, not of an encoder that never trained."""
     longer = trained(tmp_path / "longer", "train.0.steps=400")
-    prior = "model.prior={type: model, stages: [standardize], prior: {type: mixture, components: 3}}"
-    swap(longer, [prior], tmp_path / "run", progress=False)
+    change = "model.prior={type: model, stages: [standardize], prior: {type: mixture, components: 3}}"
+    swap(longer, [change], tmp_path / "run", progress=False)
     new, x = Run(tmp_path / "run").model(), longer.recipe.data.load().train.x
+    prior = new.prior
+    assert isinstance(prior, ModelDensity)
     with torch.no_grad():
-        z = torch.cat([new.prior.encode(new.encode(x)) for _ in range(10)])
+        z = torch.cat([prior.encode(new.encode(x)) for _ in range(10)])
     # One draw of each of 1000 images was fitted: the standard error of its mean is 0.03, of its deviation 0.02.
     assert z.mean(0).abs().max() < 0.1 and (z.std(0) - 1).abs().max() < 0.07
 

@@ -124,14 +124,14 @@ def test_an_extra_draw_in_one_stream_shifts_no_other():
 def test_an_extra_draw_of_the_model_shifts_neither_data_nor_later_steps(recipe, go, tmp_path, monkeypatch):
     made = recipe(data={"binarize": True}, steps=6)
     plain = go(made, tmp_path / "plain")
-    real = Stretch._turn
+    real = Stretch._reseed
 
     def greedy(self: Stretch, player: int, step: int) -> None:
         real(self, player, step - 1)
         torch.rand(5 + step)
         real(self, player, step)
 
-    monkeypatch.setattr(Stretch, "_turn", greedy)
+    monkeypatch.setattr(Stretch, "_reseed", greedy)
     torch.manual_seed(12345)
     noisy = go(made, tmp_path / "noisy")
     assert (plain.path / "model.safetensors").read_bytes() == (noisy.path / "model.safetensors").read_bytes()
