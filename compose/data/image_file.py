@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -32,6 +32,7 @@ FORMATS = {
 }
 _GREY = ("1", "L", "LA", "La")
 _ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)
+_BITS_PER_SAMPLE = 0x0102
 
 
 class Header(NamedTuple):
@@ -98,7 +99,7 @@ def _opened(path: Path) -> Iterator[Image]:
 
     try:
         with Image.open(path, formats=sorted(set(FORMATS.values()))) as image:
-            if image.mode[0] in "IF":
+            if _deep(image):
                 raise DataError(f"{path} has pixels of more than 8 bits ({image.mode}); wanted 256 levels a channel.")
             yield image
     except DataError:
@@ -106,3 +107,15 @@ def _opened(path: Path) -> Iterator[Image]:
     except Exception as error:  # Decoders raise OSError, SyntaxError, ValueError, struct.error and more.
         reason = (str(error) or error.__class__.__name__).splitlines()[0]
         raise DataError(f"{path} cannot be read as an image: {reason}") from error
+
+
+def _deep(image: Image) -> bool:
+    """Whether channels have more than 8 bits, which Pillow cuts to 8 in silence where there are several of them."""
+    if image.mode[0] in "IF":
+        return True
+    tags: Any = getattr(image, "tag_v2", None)  # of a TIFF
+    if tags is not None:
+        return max(tags.get(_BITS_PER_SAMPLE, (1,))) > 8
+    if image.format == "PPM":
+        return any(isinstance(args, tuple) and args[1] > 255 for *_, args in image.tile)
+    return any(str(args).endswith(";16B") for *_, args in image.tile)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -168,6 +170,32 @@ def _png() -> bytes:
     return out.getvalue()
 
 
+def _deep_png(kind: int, channels: int) -> bytes:
+    """A PNG of 6x5 with 16 bits a channel, which Pillow does not write where there is more than one."""
+    row = b"\0" + bytes(5 * 2 * channels)
+    chunks = [
+        (b"IHDR", struct.pack(">IIBBBBB", 5, 6, 16, kind, 0, 0, 0)),
+        (b"IDAT", zlib.compress(6 * row)),
+        (b"IEND", b""),
+    ]
+    written = (struct.pack(">I", len(it)) + key + it + struct.pack(">I", zlib.crc32(key + it)) for key, it in chunks)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(written)
+
+
+def _deep_tiff(planar: int) -> bytes:
+    """A TIFF of 6x5 in colour with 16 bits a channel, pixel by pixel (1) or channel by channel (2)."""
+    shorts = {256: [5], 257: [6], 258: [16] * 3, 259: [1], 262: [2], 277: [3], 278: [6], 284: [planar]}
+    strips = [60] * 3 if planar == 2 else [180]
+    longs = {273: [1000 + 60 * i for i in range(len(strips))], 279: strips}
+    out, beyond = struct.pack("<2sHIH", b"II", 42, 8, 10), b""
+    for tag, values in sorted({**shorts, **longs}.items()):
+        held = struct.pack(f"<{len(values)}{'H' if tag in shorts else 'I'}", *values)
+        if len(held) > 4:
+            held, beyond = struct.pack("<I", 500 + len(beyond)), beyond + held
+        out += struct.pack("<HHI", tag, 3 if tag in shorts else 4, len(values)) + held.ljust(4, b"\0")
+    return (out + bytes(4)).ljust(500, b"\0") + beyond.ljust(500, b"\0") + bytes(180)
+
+
 PNG = _png()
 #: How a good folder is spoilt, with which options that is a fault, and what the message has to say.
 FAULTS: dict[str, tuple[Callable[[Path], object], dict[str, Any], list[str]]] = {
@@ -208,6 +236,20 @@ FAULTS: dict[str, tuple[Callable[[Path], object], dict[str, Any], list[str]]] = 
         {},
         ["cats/01.png has pixels of more than 8 bits (I;16)", "256 levels"],
     ),
+    **{
+        f"16 bits in colour, {name}": (
+            lambda folder, name=name, content=content: (folder / "cats" / name).write_bytes(content),
+            {},
+            [f"cats/{name} has pixels of more than 8 bits ({mode})", "256 levels"],
+        )
+        for name, mode, content in (
+            ("00.png", "RGB", _deep_png(2, 3)),
+            ("01.png", "RGBA", _deep_png(4, 2)),
+            ("02.ppm", "RGB", b"P6 5 6 65535\n" + bytes(180)),
+            ("03.tif", "RGB", _deep_tiff(1)),
+            ("04.tif", "RGB", _deep_tiff(2)),
+        )
+    },
     "transparent": (
         lambda folder: write(folder / "cats" / "01.png", pixels(0, 6, 5, 4)),
         {},
