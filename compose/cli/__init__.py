@@ -71,3 +71,8 @@ def main() -> None:
         # Whoever read our output has seen enough; Python would complain once more while closing it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:
+        if error.errno is None:  # A library's own, and no answer of the system about a file.
+            raise
+        typer.echo(f"{error.filename or 'a file'} cannot be read or written: {error.strerror}.", err=True)
+        sys.exit(1)

@@ -154,6 +154,25 @@ def test_what_cannot_be_drawn_is_told(compose, runs, run: str, options: list[str
     assert not (tmp_path / "a.png").exists()
 
 
+def test_what_the_system_refuses_is_a_message(compose, runs: dict[str, Path], tmp_path: Path):
+    taken, long = tmp_path / "taken", "x" * 300 + ".png"
+    taken.write_text("")
+    for words, message in (
+        (["sample", runs["vae"], "--out", taken / "a.png"], f"{taken} cannot be read or written: File exists."),
+        (["sample", runs["vae"], "--out", tmp_path / long], f"{long} cannot be read or written: File name too long."),
+        (["compare", runs["vae"], runs["flow prior"], "--report", taken], f"{taken} cannot be read or written"),
+    ):
+        done = compose(*words)
+        assert done.code == 1 and message in done.err, done.err
+
+
+def test_what_a_library_raises_keeps_its_traceback(compose, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setattr("compose.cli.runs._report", lambda run: (_ for _ in ()).throw(OSError("no source code")))
+    (tmp_path / "recipe.yaml").write_text("")
+    with pytest.raises(OSError, match="no source code"):
+        compose("show", tmp_path)
+
+
 def test_show_prints_ledger_curve_and_pictures(compose, runs: dict[str, Path]):
     run = runs["flow prior"]
     done = compose("show", run)
