@@ -121,7 +121,7 @@ class ImageFolder(ImageSet):
                 f"{self.folder} holds {len(paths)} images, and shares of {self.validation} to validate and {self.test} "
                 "to test leave none to train on."
             )
-        mixed = sorted(paths, key=lambda path: hashlib.sha256(names[path].as_posix().encode()).digest())
+        mixed = sorted(paths, key=lambda path: hashlib.sha256(os.fsencode(names[path].as_posix())).digest())
         parts = (mixed[:first], mixed[first:second], mixed[second:])
         return {
             name: [_File(path, _label(names[path])) for path in sorted(part)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 import zlib
 from collections.abc import Callable
@@ -161,6 +162,12 @@ def test_only_headers_are_read_to_check(folder: Path, monkeypatch: pytest.Monkey
 def test_what_is_no_image_is_left_alone(folder: Path) -> None:
     (folder / "README.txt").write_text("cats and dogs")
     (folder / "cats" / ".hidden.png").write_text("no image")
+    assert sum(len(ImageFolder(folder=folder).load().split(name)) for name in ("train", "validation", "test")) == 20
+
+
+def test_a_name_that_is_no_text_is_a_name(folder: Path) -> None:
+    """Latin-1 from an old archive: bytes that are no UTF-8."""
+    (folder / "cats" / "01.png").rename(folder / "cats" / os.fsdecode(b"caf\xe9.png"))
     assert sum(len(ImageFolder(folder=folder).load().split(name)) for name in ("train", "validation", "test")) == 20
 
 
