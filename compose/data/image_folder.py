@@ -31,7 +31,7 @@ _Splits = Mapping[str, list[_File]]
 
 
 class ImageFolder(ImageSet):
-    """Every image file in a folder and in the folders inside it, 256 levels a channel.
+    """Every image file in a folder and in the folders inside it that are not hidden, 256 levels a channel.
 
     Splits are the folders ``train``, ``validation`` and ``test`` where there are any; else the files are shared out by
     the hash of their name, so that a split does not depend on the order of a disk.
@@ -131,12 +131,15 @@ class ImageFolder(ImageSet):
     def _paths(self, folder: Path) -> list[Path]:
         if not os.path.isdir(folder):
             raise DataError(f"{self.folder}: no such folder.")
-        found = [
-            Path(root) / name
-            for root, _, names in os.walk(folder)
-            for name in names
-            if Path(name).suffix.lower() in FORMATS and not name.startswith(".")
-        ]
+        found: list[Path] = []
+        for root, folders, names in os.walk(folder, followlinks=True):
+            if any(os.path.samefile(root, folder / above) for above in Path(root).relative_to(folder).parents):
+                raise DataError(f"{root} links to a folder that it lies in, and so on without end; remove the link.")
+            # A hidden folder is a program's, as the checkpoints of a notebook: copies of what lies beside it.
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            found += [
+                Path(root) / name for name in names if Path(name).suffix.lower() in FORMATS and not name.startswith(".")
+            ]
         if not found:
             raise DataError(f"{self.folder} holds no image; wanted files that end in {', '.join(FORMATS)}.")
         return sorted(found)

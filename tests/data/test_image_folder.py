@@ -162,7 +162,17 @@ def test_only_headers_are_read_to_check(folder: Path, monkeypatch: pytest.Monkey
 def test_what_is_no_image_is_left_alone(folder: Path) -> None:
     (folder / "README.txt").write_text("cats and dogs")
     (folder / "cats" / ".hidden.png").write_text("no image")
+    write(folder / "cats" / ".ipynb_checkpoints" / "01-checkpoint.png", pixels(1, 6, 5, 3))
     assert sum(len(ImageFolder(folder=folder).load().split(name)) for name in ("train", "validation", "test")) == 20
+
+
+def test_folders_may_be_links(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    plain = ImageFolder(folder=folder, labels=True).load()
+    (folder / "dogs").rename(elsewhere / "dogs")
+    (folder / "dogs").symlink_to(elsewhere / "dogs")
+    linked = ImageFolder(folder=folder, labels=True).load()
+    assert (linked.condition, linked.digest) == (plain.condition, plain.digest)
 
 
 def test_a_name_that_is_no_text_is_a_name(folder: Path) -> None:
@@ -276,6 +286,16 @@ FAULTS: dict[str, tuple[Callable[[Path], object], dict[str, Any], list[str]]] = 
         lambda folder: (folder / "test").mkdir(),
         {},
         ["cats/01.png lies in none of them; wanted every image in train, validation, test"],
+    ),
+    "a link in a circle": (
+        lambda folder: (folder / "cats" / "again").symlink_to(folder),
+        {},
+        ["cats/again links to a folder that it lies in"],
+    ),
+    "links in a circle of two": (
+        lambda folder: [(folder / a / "other").symlink_to(folder / b) for a, b in (("cats", "dogs"), ("dogs", "cats"))],
+        {},
+        ["other/other links to a folder that it lies in"],
     ),
     "nothing to train on": (
         lambda folder: [path.unlink() for path in sorted(folder.rglob("*.png"))[2:]],
