@@ -92,9 +92,22 @@ def split(tmp_path: Path) -> Path:
 def test_folders_of_splits(split: Path) -> None:
     source = ImageFolder(folder=split, color="grey", labels=True).load()
     assert [len(source.split(name)) for name in ("train", "validation", "test")] == [4, 2, 3]
-    # In the order of their names: label 0 has 0 and 2, label 1 has 1 and 3.
-    np.testing.assert_array_equal(source.train.x[:, 0].numpy(), [pixels(i, 4, 4) for i in (0, 2, 1, 3)])
-    assert source.train.y is not None and source.train.y.tolist() == [0, 0, 1, 1]
+    seen = [x[0].numpy().tobytes() for x in source.train.x]
+    order = [seen.index(pixels(i, 4, 4).tobytes()) for i in range(4)]
+    assert sorted(order) == [0, 1, 2, 3]
+    assert source.train.y is not None and [int(source.train.y[at]) for at in order] == [0, 1, 0, 1]
+
+
+@pytest.mark.parametrize("splits", [False, True])
+def test_the_first_examples_of_a_split_are_of_all_classes(tmp_path: Path, splits: bool) -> None:
+    """Measures look at the first ones, and a disk has them class by class."""
+    for name in ("train", "validation", "test"):
+        for i in range(60):
+            write(tmp_path / (name if splits else "") / f"label {i // 15}" / f"{name} {i}.png", pixels(i, 2, 2))
+    source = ImageFolder(folder=tmp_path, color="grey", labels=True, validation=0.3, test=0.3).load()
+    for name in ("train", "validation", "test"):
+        y = source.split(name).y
+        assert y is not None and set(y[:20].tolist()) == {0, 1, 2, 3}
 
 
 def test_sizes_are_made_one(folder: Path) -> None:
@@ -136,7 +149,7 @@ def test_colours(tmp_path: Path) -> None:
 def test_levels_and_binarisation(split: Path) -> None:
     few = ImageFolder(folder=split, color="grey", levels=4).load()
     assert few.space == Codes((1, 4, 4), 4)
-    assert torch.equal(few.train.x[0, 0], torch.from_numpy(pixels(0, 4, 4)) // 64)
+    assert (pixels(0, 4, 4) // 64).tobytes() in rows(few)
     binary = ImageFolder(folder=split, color="grey", binarize=True).load()
     assert binary.space.size == 2 and binary.floor is not None and binary.floor_of == "the binarisation"  # type: ignore[union-attr]
 
