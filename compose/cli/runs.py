@@ -61,7 +61,9 @@ def train(
 
 def evaluate(
     run: RunRef,
-    samples: Annotated[int | None, typer.Option("--samples", metavar="K", help="K of NLL(K); the recipe's.")] = None,
+    samples: Annotated[
+        int | None, typer.Option("--samples", metavar="K", help="K of NLL(K); the recipe's. With --links: 1.")
+    ] = None,
     split: Annotated[
         list[str] | None, typer.Option("--split", help="train, validation or test; may be repeated.")
     ] = None,
@@ -89,12 +91,17 @@ def evaluate(
       compose evaluate runs/diffusion --links 8 --links 16 --links 32 --links 64 --links 128
     """
     from compose.core.drawing import Drawing
+    from compose.core.errors import ComposeError
     from compose.run.directory import Run
     from compose.run.evaluate import evaluate as score
     from compose.run.ledger import render
 
     if links:
-        _dial(Run(run), tuple(links), (split or ["test"])[0], samples or 1, device, quiet)
+        if sampler is not None or steps is not None:
+            raise ComposeError("--sampler and --steps are of samples; beside --links none are drawn.")
+        if len(split or ()) > 1:
+            raise ComposeError(f"--links scores one split; {', '.join(split or ())} came.")
+        _dial(Run(run), tuple(links), (split or ["test"])[0], 1 if samples is None else samples, device, quiet)
         return
     splits = tuple(split) if split else ("validation", "test")
     Drawing(sampler=sampler, steps=steps)  # refuses what there is not

@@ -11,7 +11,7 @@ import torch
 from compose.core.errors import RunError
 from compose.core.roles import ByLabel
 from compose.run.directory import Run
-from compose.run.evaluate import score
+from compose.run.evaluate import draws_allowed, fixed_split, score
 from compose.run.progress import counting
 
 LINKS = (8, 16, 32, 64, 128)
@@ -41,7 +41,9 @@ def dial(
         the ``rise`` over the one before, example by example, with its ``rise_error``.
 
     Raises:
-        RunError: the prior is no diffusion in discrete time, or a number of links is below 1.
+        KindError: several paths are asked of a model whose kind refuses them.
+        RunError: the prior is no diffusion in discrete time, a number of links or of paths is below 1, or the split has
+            no fixed examples.
     """
     run = run if isinstance(run, Run) else Run(run)
     model = run.model().to(device)
@@ -50,13 +52,14 @@ def dial(
         raise RunError(f"{run.path} has no diffusion prior of some number of links; wanted 'diffusion' with steps.")
     if min(links) < 1:
         raise RunError(f"{min(links)} links were asked for; wanted 1 at least.")
-    data = run.recipe.data.load().to(device).split(split)
+    data = fixed_split(run.recipe.data.load().to(device), split)
+    draws = draws_allowed(model, 1, samples)
     found: list[dict[str, Any]] = []
     before = None
-    with counting("scoring", len(links) * samples * len(data), progress) as tick:
+    with counting("scoring", len(links) * draws * len(data), progress) as tick:
         for count in links:
             prior.steps = count
-            cost = -score(model, data, samples, run.recipe.evaluate.seed, tick=tick).elbo
+            cost = -score(model, data, draws, run.recipe.evaluate.seed, tick=tick).elbo
             record = {"links": count, "-ELBO": float(cost.mean()), "standard_error": _error(cost)}
             if before is not None:
                 record |= {"rise": float((cost - before).mean()), "rise_error": _error(cost - before)}

@@ -194,7 +194,7 @@ def evaluate(
     recipe = recipe.model_copy(update={"evaluate": recipe.evaluate.model_copy(update=asked)})
     source = recipe.data.load().to(device)
     # Of a model without a likelihood there is nothing to say in nats.
-    chosen = {} if model.kind is Kind.NONE else {name: _fixed(source, name) for name in splits}
+    chosen = {} if model.kind is Kind.NONE else {name: fixed_split(source, name) for name in splits}
     draws = draws_allowed(model, recipe.evaluate.samples, samples)
     with counting("evaluating", sum(map(len, chosen.values())) * draws, progress) as tick:
         found = {name: score(model, split, draws, recipe.evaluate.seed, rows, tick) for name, split in chosen.items()}
@@ -221,7 +221,13 @@ def _promise(model: ModelDensity) -> str:
     return Kind.BOUND.promise if drawn else model.kind.promise
 
 
-def _fixed(source: Source, name: str) -> Split:
+def fixed_split(source: Source, name: str) -> Split:
+    """A split whose examples are the same at each look.
+
+    Raises:
+        DataError: there is no such split.
+        RunError: it is drawn afresh at each step of a training.
+    """
     if name == "train" and source.grey is not None:
         raise RunError(f"the train split of binarised {source.name} is drawn afresh at each step, so it has no score.")
     return source.split(name)

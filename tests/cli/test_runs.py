@@ -63,6 +63,20 @@ def test_evaluate_scores_anew(compose, runs: dict[str, Path]):
     assert compose("evaluate", runs["vae"], "--quiet", "--samples", "3").code == 0
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--sampler", "ddim"], "--sampler and --steps are of samples"),
+        (["--steps", "4"], "--sampler and --steps are of samples"),
+        (["--split", "test", "--split", "validation"], "--links scores one split; test, validation came"),
+        ([], "has no diffusion prior"),
+    ],
+)
+def test_beside_links_nothing_is_passed_over(compose, runs: dict[str, Path], options: list[str], message: str):
+    done = compose("evaluate", runs["vae"], "--links", "8", *options)
+    assert done.code == 1 and message in done.err
+
+
 def test_sample_writes_a_picture(compose, runs: dict[str, Path], tmp_path: Path):
     from PIL import Image
 

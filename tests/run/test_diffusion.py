@@ -46,6 +46,14 @@ def test_no_link_is_no_chain(diffused: Run):
         dial(diffused, (8, 0))
 
 
+def test_the_dial_is_guarded_as_an_evaluation_is(recipe, go, diffused: Run, tmp_path: Path):
+    with pytest.raises(RunError, match="0 draws of each example were asked for; wanted 1 at least"):
+        dial(diffused, (8,), samples=0)
+    binary = go(recipe(prior=DIFFUSION, data={"binarize": True}, steps=2), tmp_path / "binary")
+    with pytest.raises(RunError, match="the train split of binarised digits is drawn afresh"):
+        dial(binary, (8,), "train")
+
+
 def test_without_a_diffusion_there_is_nothing_to_turn(trained: Run):
     with pytest.raises(RunError, match="no diffusion prior of some number of links"):
         dial(trained)
