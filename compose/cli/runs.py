@@ -67,7 +67,7 @@ def evaluate(
     split: Annotated[
         list[str] | None, typer.Option("--split", help="train, validation or test; may be repeated.")
     ] = None,
-    device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
+    device: Annotated[str, typer.Option("--device", help="cpu, or cuda, which is gpu.")] = "cpu",
     sampler: Annotated[
         str | None, typer.Option("--sampler", help="Of a diffusion: how samples are drawn; the recipe's.")
     ] = None,

@@ -11,7 +11,7 @@ import torch
 from compose.core.errors import RunError
 from compose.core.roles import ByLabel
 from compose.run.directory import Run
-from compose.run.evaluate import draws_allowed, fixed_split, score
+from compose.run.evaluate import device_of, draws_allowed, fixed_split, score
 from compose.run.progress import counting
 
 LINKS = (8, 16, 32, 64, 128)
@@ -42,10 +42,10 @@ def dial(
 
     Raises:
         KindError: several paths are asked of a model whose kind refuses them.
-        RunError: the prior is no diffusion in discrete time, a number of links or of paths is below 1, or the split has
-            no fixed examples.
+        RunError: the prior is no diffusion in discrete time, a number of links or of paths is below 1, the split has
+            no fixed examples, or there is no such device.
     """
-    run = run if isinstance(run, Run) else Run(run)
+    run, device = run if isinstance(run, Run) else Run(run), device_of(device)
     model = run.model().to(device)
     prior: Any = model.prior.density if isinstance(model.prior, ByLabel) else model.prior
     if not hasattr(prior, "as_chain") or prior.steps is None:

@@ -184,11 +184,11 @@ def evaluate(
 
     Raises:
         KindError: K > 1 is asked of a model whose kind refuses it.
-        RunError: the run is not finished, K is below 1, or a split has no fixed examples.
+        RunError: the run is not finished, there is no such device, K is below 1, or a split has no fixed examples.
     """
     from safetensors.torch import save
 
-    run = run if isinstance(run, Run) else Run(run)
+    run, device = run if isinstance(run, Run) else Run(run), device_of(device)
     recipe, model = run.recipe, run.model().to(device)
     asked = {key: value for key, value in (("sampler", sampler), ("steps", steps)) if value is not None}
     recipe = recipe.model_copy(update={"evaluate": recipe.evaluate.model_copy(update=asked)})
@@ -219,6 +219,20 @@ def _promise(model: ModelDensity) -> str:
     """What L promises; over latents an estimate is one of a bound."""
     drawn = model.kind is Kind.ESTIMATE and any(stage.draws for stage in model.stack)
     return Kind.BOUND.promise if drawn else model.kind.promise
+
+
+def device_of(name: str | torch.device) -> torch.device:
+    """The device of a name; ``gpu`` is ``cuda``.
+
+    Raises:
+        RunError: there is none.
+    """
+    try:
+        return torch.empty(0, device="cuda" if name == "gpu" else name).device
+    except (RuntimeError, AssertionError) as error:  # torch that was built without CUDA asserts it
+        there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+        reason = str(error).partition("\n")[0]
+        raise RunError(f"device '{name}' cannot be had; there is {', '.join(there)}. torch says: {reason}") from error
 
 
 def fixed_split(source: Source, name: str) -> Split:

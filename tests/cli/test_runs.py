@@ -63,6 +63,14 @@ def test_evaluate_scores_anew(compose, runs: dict[str, Path]):
     assert compose("evaluate", runs["vae"], "--quiet", "--samples", "3").code == 0
 
 
+@pytest.mark.parametrize("options", [[], ["--links", "8"]])
+def test_a_device_that_is_not_there_is_told(compose, runs: dict[str, Path], options: list[str]):
+    there = torch.cuda.device_count()
+    for device in (f"cuda:{there}", "tpu", *(() if there else ("cuda", "gpu"))):
+        done = compose("evaluate", runs["vae"], "--device", device, *options)
+        assert done.code == 1 and f"device '{device}' cannot be had; there is cpu" in done.err
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
