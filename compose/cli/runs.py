@@ -197,6 +197,8 @@ def sample(
         return
     if means:
         raise ComposeError("--means is of samples; what is filled in beside --complete is drawn.")
+    if compile:
+        raise ComposeError("--compile is of samples; what is filled in beside --complete is drawn as it is.")
     x = images(Run(run), complete, n or 8)
     kept = rows if rows is not None else x.shape[-2] // 2
     show(f"wrote {save_completions(Run(run), out, x, kept, seed, label, how)}")

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from compose.core import random
 from compose.core.drawing import AS_IT_IS, Drawing
-from compose.core.errors import SpaceError
+from compose.core.errors import DataError, SpaceError
 from compose.core.model import ModelDensity
 from compose.core.spaces import Codes
+from compose.data.array_file import ONLY, read_array, read_headers
 from compose.data.source import SPLITS
 from compose.run.compiled import compiled, explained
 from compose.run.directory import Run
@@ -145,11 +146,18 @@ def images(run: Run, which: str, n: int) -> Tensor:
     """
     if which in SPLITS:
         return run.recipe.data.load().split(which).x[:n]
-    space, _ = run.recipe.spaces()
+    (space, _), path = run.recipe.spaces(), Path(which)
+    said = f"{which} is neither {', '.join(SPLITS)} nor a .npy file of images"
+    if path.suffix != ".npy":
+        raise SpaceError(f"{said}.")
     try:
-        x = torch.from_numpy(np.load(which, allow_pickle=False)[:n])
-    except (OSError, ValueError) as error:
-        raise SpaceError(f"{which} is neither {', '.join(SPLITS)} nor a .npy file of images: {error}.") from error
+        header, values = read_headers(path)[ONLY], read_array(path, ONLY)
+    except DataError as error:
+        raise SpaceError(f"{said}: {error}") from error
+    if not values.size:
+        raise SpaceError(f"{which} holds no image.")
+    kind = np.int64 if header.kind == "integer" else np.float32
+    x = torch.from_numpy(np.array(values[:n] if values.ndim else values, kind))
     space.check_values(x, which) if isinstance(space, Codes) else space.check(x, which)
     return x
 

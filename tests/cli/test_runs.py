@@ -167,6 +167,8 @@ def test_images_are_filled_in(compose, runs: dict[str, Path], tmp_path: Path):
         ("vae", ["--guidance", "2"], "nothing to sharpen or to guide"),
         ("pixels", ["--rows", "3"], "which images, --complete says"),
         ("pixels", ["--complete", "test", "--rows", "9"], "9 rows are to be kept, and an item of"),
+        ("pixels", ["--complete", "test", "--compile"], "--compile is of samples"),
+        ("pixels", ["--complete", "tset"], "tset is neither train, validation, test nor a .npy file of images."),
         ("pixels", ["--complete", "nowhere.npy"], "nowhere.npy is neither train, validation, test nor a .npy file"),
     ],
 )
@@ -174,6 +176,28 @@ def test_what_cannot_be_drawn_is_told(compose, runs, run: str, options: list[str
     done = compose("sample", runs[run], "--out", tmp_path / "a.png", *options)
     assert done.code == 1 and message in done.err
     assert not (tmp_path / "a.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros((2, 1, 8, 8), ">u2"), None),
+        (np.zeros((2, 1, 8, 8)), "float32 of shape (2, 1, 8, 8), but Codes(1x8x8, size 17, ordered) wants integers"),
+        (np.full((2, 1, 8, 8), 17), "holds values from 17 to 17"),
+        (np.array(3), "int64 of shape (), but Codes"),
+        (np.zeros((0, 1, 8, 8), int), "holds no image"),
+        (np.array(["a"]), "nor a .npy file of images"),
+        ({"x": np.zeros((2, 1, 8, 8), int)}, "nor a .npy file of images"),
+    ],
+)
+def test_images_of_a_file_are_looked_at(
+    compose, runs: dict[str, Path], tmp_path: Path, array: Any, message: str | None
+):
+    file = tmp_path / ("a.npz" if isinstance(array, dict) else "a.npy")
+    np.savez(file, **array) if isinstance(array, dict) else np.save(file, array)
+    done = compose("sample", runs["pixels"], "--complete", file, "--out", tmp_path / "a.png")
+    assert done.code == (message is not None), done.err
+    assert message is None or (message in done.err and str(file) in done.err), done.err
 
 
 def test_what_the_system_refuses_is_a_message(compose, runs: dict[str, Path], tmp_path: Path):
