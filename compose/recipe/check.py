@@ -105,6 +105,11 @@ def model_slot(space: Space, labels: Codes | None) -> Slot:
     return Slot("prior", space, labels=labels)
 
 
+def objective_slot(space: Space, labels: Codes | None, model: Part, phase: Phase) -> Slot:
+    """The slot of the objectives of a phase."""
+    return Slot("objective", space, labels=labels, model=model, batch=phase.batch_size)
+
+
 def kind_of(part: Part, slot: Slot) -> Kind | None:
     """What a stage or density promises in its slot; none for what has no likelihood to promise about."""
     return part.kind(slot) if isinstance(part, (DensityPart, StagePart)) else None
@@ -206,7 +211,7 @@ def _training(form: Form, space: Space, labels: Codes | None) -> Iterator[_Findi
     model = form.recipe.model
     parts = {in_recipe(key) for key, _, _ in model.walk(model_slot(space, labels), "model")}
     for i, phase in enumerate(form.recipe.train):
-        slot = Slot("objective", space, labels=labels, model=model, batch=phase.batch_size)
+        slot = objective_slot(space, labels, model, phase)
         for j, player in enumerate(phase.players):
             at: KeyPath = ("train", i, "players", j)
             for k, path in enumerate(player.trains):

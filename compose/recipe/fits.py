@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from compose.core import registry
 from compose.core.declare import Part, in_recipe
 from compose.core.errors import Fault, RecipeError
 from compose.core.kinds import Kind
-from compose.recipe.check import Checked, check_tree, kind_of
+from compose.recipe.check import Checked, check_tree, kind_of, objective_slot
 from compose.recipe.read import read_tree
 from compose.recipe.recipe import Recipe
 from compose.recipe.tree import Change, Mark, Tree, apply, dotted
@@ -75,14 +76,24 @@ def survey(recipe: Recipe | Tree | str | Path, path: str) -> list[Fit]:
 def positions(checked: Checked) -> dict[str, Part]:
     """Every key path at which another part could stand, with the part that does."""
     recipe = checked.recipe
-    found: dict[str, Part] = {"data": recipe.data}
+    found: dict[str, Part] = dict(_with_options(recipe.data, "data"))
     found |= {in_recipe(key): part for key, part, _ in recipe.model.walk(checked.slot, "model") if key != "model"}
     for i, phase in enumerate(recipe.train):
+        slot = objective_slot(checked.space, checked.labels, recipe.model, phase)
         for j, player in enumerate(phase.players):
             for k, term in enumerate(player.objectives):
                 key = f"train.{i}.players.{j}.objectives.{k}.objective"
-                found[key if _has_players(checked.tree, i) else f"train.{i}.objective"] = term.objective
+                path = key if _has_players(checked.tree, i) else f"train.{i}.objective"
+                found |= {in_recipe(key): part for key, part, _ in term.objective.walk(slot, path)}
     return found
+
+
+def _with_options(part: Part, path: str) -> Iterator[tuple[str, Part]]:
+    """Data, and the data that they are made of: these stand in no slot that a walk could come by."""
+    yield path, part
+    for name in type(part).model_fields:
+        if isinstance(inner := getattr(part, name), Part):
+            yield from _with_options(inner, f"{path}.{name}")
 
 
 def _tree(recipe: Recipe | Tree | str | Path) -> Tree:

@@ -128,6 +128,20 @@ def test_defaults_shorthands_and_long_paths_are_places(tmp_path):
     assert [fit.name for fit in fits(tree, "train.0.players.0.objectives.1.objective")] == [fit.name for fit in short]
 
 
+def test_parts_stand_inside_objectives_and_data():
+    found = {fit.name: fit for fit in survey("gan_digits", "train.0.objective.critic")}
+    assert found["mlp"].fits and not found["transformer"].fits
+    assert {fit.name for fit in fits("gan_digits", "train.0.players.0.objectives.0.objective.critic")} == {
+        name for name, fit in found.items() if fit.fits
+    }
+    looked_at = {"type": "perceptual", "network": "conv"}
+    tree = _tree({"stages": ["latent"]}, train=[{"steps": 3, "players": [{"objectives": [{"objective": looked_at}]}]}])
+    assert "mlp" in {fit.name for fit in fits(tree, "train.0.players.0.objectives.0.objective.network")}
+    stacked = survey("gan_stacked", "data.of")
+    assert "digits" in {fit.name for fit in stacked if fit.fits}
+    assert any("stacks grey images" in fit.note for fit in stacked if fit.name == "photographs")
+
+
 def test_a_recipe_a_file_and_a_tree_answer_alike(tmp_path):
     file = tmp_path / "a.yaml"
     file.write_text("data: digits\nmodel: {stages: [latent]}\ntrain: [{steps: 3}]\n")
