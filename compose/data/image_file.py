@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -55,13 +58,27 @@ class Header(NamedTuple):
 
 
 def read_header(path: Path) -> Header:
-    """What a file says of its image; reads no pixels.
+    """What a file says of its image; reads no pixels, and a file that has not changed since once.
 
     Raises:
         DataError: it cannot be read, or is no image; its pixels are deeper than 8 bits.
     """
+    try:
+        stat = os.stat(path)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read as an image: {error.strerror}") from error
+    return _header(path, stat.st_mtime_ns, stat.st_size)
+
+
+@cache
+def _header(path: Path, changed: int, size: int) -> Header:
+    """The header of a file as it was at a time, with a size."""
+    from PIL.Image import Image
+
     with _opened(path) as image:
-        turned = image.getexif().get(_ORIENTATION) in _TURNED
+        # Pillow decodes a PNG that has not said how it is turned, since that may follow the pixels.
+        early = image.format == "PNG" and not _goes_on(path)
+        turned = (Image.getexif(image) if early else image.getexif()).get(_ORIENTATION) in _TURNED
         width, height = reversed(image.size) if turned else image.size
         return Header(height, width, image.mode)
 
@@ -107,6 +124,20 @@ def _opened(path: Path) -> Iterator[Image]:
     except Exception as error:  # Decoders raise OSError, SyntaxError, ValueError, struct.error and more.
         reason = (str(error) or error.__class__.__name__).splitlines()[0]
         raise DataError(f"{path} cannot be read as an image: {reason}") from error
+
+
+def _goes_on(path: Path) -> bool:
+    """Whether a PNG says something after its pixels."""
+    with path.open("rb") as file:
+        file.seek(len(b"\x89PNG\r\n\x1a\n"))
+        pixels = False
+        while len(head := file.read(8)) == 8:
+            length, kind = struct.unpack(">I4s", head)
+            if pixels and kind != b"IDAT":
+                return kind != b"IEND"
+            pixels = kind == b"IDAT"
+            file.seek(length + 4, os.SEEK_CUR)
+    return False
 
 
 def _deep(image: Image) -> bool:

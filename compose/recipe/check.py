@@ -142,12 +142,12 @@ class _Finding(NamedTuple):
 def _checked(tree: Tree, worlds: list[Form]) -> Checked:
     """All faults of the first of several readings; of those in what fits, the ones that all readings share."""
     form, *others = worlds
-    space, labels, trouble = _data(form, 0)
+    data = space, labels, trouble = _data(form, 0)
     if trouble:
         others = others or [form] * (WORLDS - 1)
-    shared = [{each.at for each in _findings(other, world)} for world, other in enumerate(others, 1)]
+    shared = [{each.at for each in _findings(other, *_data(other, world))} for world, other in enumerate(others, 1)]
     found = [_Finding(at, fault.message, partial(str, fault.hint), fault.where) for at, fault in form.faults.items()]
-    found += [each for each in _findings(form, 0) if all(each.at in ats for ats in shared)]
+    found += [each for each in _findings(form, *data) if all(each.at in ats for ats in shared)]
     found.sort(key=lambda each: _order(tree, each.at))
     faults = [
         Fault(dotted(each.at), each.message, each.hint(), each.where or tree.where(each.at))
@@ -175,8 +175,7 @@ def _data(form: Form, world: int) -> tuple[Space, Codes | None, str]:
         return codes(_SHAPE) if codes else _SOME_DATA[world][0], labels, str(error)
 
 
-def _findings(form: Form, world: int) -> list[_Finding]:
-    space, labels, trouble = _data(form, world)
+def _findings(form: Form, space: Space, labels: Codes | None, trouble: str) -> list[_Finding]:
     found = list(_misfits(form, model_slot(space, labels)))
     found += [
         *_training(form, space, labels),

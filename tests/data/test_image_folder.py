@@ -165,6 +165,32 @@ def test_a_turned_photograph_is_seen_upright(tmp_path: Path) -> None:
     np.testing.assert_array_equal(part.load().test.x[0, 0].numpy(), np.rot90(array, -1))
 
 
+def test_how_an_image_is_turned_may_be_said_after_its_pixels(tmp_path: Path) -> None:
+    """As exiftool writes it: Pillow meets it when it has decoded the pixels."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for i in range(3):
+        file = write(tmp_path / f"{i}.png", pixels(0, 4, 6), exif=exif)
+        content = file.read_bytes()
+        start, pixel, end = (content.index(kind) - 4 for kind in (b"eXIf", b"IDAT", b"IEND"))
+        assert start < pixel
+        file.write_bytes(content[:start] + content[pixel:end] + content[start:pixel] + content[end:])
+    part = ImageFolder(folder=tmp_path, color="grey")
+    assert part.spaces()[0] == Codes((1, 6, 4), 256)
+    np.testing.assert_array_equal(part.load().test.x[0, 0].numpy(), np.rot90(pixels(0, 4, 6), -1))
+
+
+def test_a_header_is_read_once_and_anew_where_the_file_changed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr("PIL.ImageFile.ImageFile.load", lambda *_: pytest.fail("pixels were decoded"))
+        assert ImageFolder(folder=folder).spaces()[0] == Codes((3, 6, 5), 256)
+        patched.setattr("PIL.Image.open", lambda *_, **__: pytest.fail("a file was opened"))
+        assert ImageFolder(folder=folder).spaces()[0] == Codes((3, 6, 5), 256)
+    write(folder / "cats" / "01.png", pixels(0, 7, 5, 3))
+    with pytest.raises(DataError, match="19 of 6x5, 1 of 7x5"):
+        ImageFolder(folder=folder).spaces()
+
+
 def test_only_headers_are_read_to_check(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "read_pixels", lambda *_: pytest.fail("pixels were read"))
     assert ImageFolder(folder=folder).spaces()[0] == Codes((3, 6, 5), 256)

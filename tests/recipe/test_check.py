@@ -74,6 +74,15 @@ def test_a_sound_recipe():
     assert load_recipe("r.yaml").train[0].steps == 10
 
 
+def test_data_are_asked_for_their_spaces_once(monkeypatch: pytest.MonkeyPatch):
+    """They may read the headers of all their files for it."""
+    asked: list[str] = []
+    spaces = Recipe.spaces
+    monkeypatch.setattr(Recipe, "spaces", lambda recipe: asked.append("data") or spaces(recipe))
+    assert faults_of(SOUND) == []
+    assert asked == ["data"]
+
+
 def test_what_does_not_fit_and_what_does():
     text = said("{type: flow, layers: 2}", "bernoulli")
     first, second = text.split("\n")
