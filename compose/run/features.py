@@ -20,7 +20,7 @@ from compose.core import random
 from compose.core.declare import DataPart, as_real
 from compose.core.errors import DataError
 from compose.core.roles import to_features
-from compose.core.spaces import Real, Space
+from compose.core.spaces import Codes, Real, Space
 from compose.data.source import Source, Split
 from compose.nets.conv import Conv, ConvNet, grid
 from compose.nets.mlp import MLPNet
@@ -79,7 +79,8 @@ def classifier(data: DataPart, progress: bool = False) -> tuple[Classifier, dict
     if labelled is None:
         return None
     net = _kept(labelled, progress)
-    said = {"classifier": f"version {VERSION}, data digest {labelled.digest}"}
+    levels = [f"{size} levels" for size in _sizes(labelled)]
+    said = {"classifier": ", ".join([f"version {VERSION}", f"data digest {labelled.digest}", *levels])}
     return net, {**said, "classifier accuracy": _accuracy(net, labelled.validation), "on": "validation"}
 
 
@@ -120,7 +121,8 @@ def _kept(source: Source, progress: bool, name: str = "classifier") -> Classifie
     """A classifier of a data set, by a random stream of that name: read, or trained and written."""
     from safetensors.torch import save
 
-    file = cache() / f"{name}-{VERSION}-{source.digest}.safetensors"
+    told = "-".join(map(str, [name, VERSION, source.digest, *_sizes(source)]))
+    file = cache() / f"{told}.safetensors"
     if (net := _read(file, source)) is not None:
         return net
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -130,6 +132,11 @@ def _kept(source: Source, progress: bool, name: str = "classifier") -> Classifie
             net = _trained(source, progress, name)
             write_bytes(file, save(net.state_dict()))
     return net
+
+
+def _sizes(source: Source) -> list[int]:
+    """The number of levels, of codes: nets see a level divided by it, and the digest of the data does not tell it."""
+    return [source.space.size] if isinstance(source.space, Codes) else []
 
 
 def _read(file: Path, source: Source) -> Classifier | None:

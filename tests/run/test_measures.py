@@ -104,6 +104,20 @@ def test_a_classifier_is_trained_once_and_kept(tmp_path: Path, monkeypatch: pyte
     assert mended is not None and calls == [1, 1] and torch.equal(first[0](x), mended[0](x))
 
 
+def test_of_one_file_read_as_other_levels_there_is_another_classifier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The levels are the same numbers, and a net sees them divided by how many there are."""
+    monkeypatch.setenv("COMPOSE_CACHE", str(tmp_path))
+    monkeypatch.setattr(room, "STEPS", 2)
+    x = np.random.RandomState(0).randint(4, size=(30, 12, 12))
+    np.savez(tmp_path / "x.npz", x=x, labels=np.arange(30) % 3)
+    few, many = (Arrays(file=tmp_path / "x.npz", levels=levels) for levels in (4, 256))
+    assert few.load().digest == many.load().digest
+    (net, said), (other, of_many) = (found for part in (few, many) if (found := room.classifier(part)) is not None)
+    assert said["classifier"] != of_many["classifier"]
+    assert (net.space, other.space) == (Codes((1, 12, 12), 4), Codes((1, 12, 12), 256))
+    assert not all(torch.equal(a, b) for a, b in zip(net.parameters(), other.parameters(), strict=True))
+
+
 def test_of_two_that_need_a_classifier_at_once_one_trains_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("COMPOSE_CACHE", str(tmp_path))
     monkeypatch.setattr(room, "STEPS", 60)
