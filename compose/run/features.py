@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from compose.core import random
 from compose.core.declare import DataPart, as_real
-from compose.core.errors import DataError
+from compose.core.errors import DataError, RunError
 from compose.core.roles import to_features
 from compose.core.spaces import Codes, Real, Space
 from compose.data.source import Source, Split
@@ -118,19 +118,29 @@ def cache() -> Path:
 
 
 def _kept(source: Source, progress: bool, name: str = "classifier") -> Classifier:
-    """A classifier of a data set, by a random stream of that name: read, or trained and written."""
+    """A classifier of a data set, by a random stream of that name: read, or trained and written.
+
+    Raises:
+        RunError: it cannot be written.
+    """
     from safetensors.torch import save
 
     told = "-".join(map(str, [name, VERSION, source.digest, *_sizes(source)]))
     file = cache() / f"{told}.safetensors"
     if (net := _read(file, source)) is not None:
         return net
-    file.parent.mkdir(parents=True, exist_ok=True)
-    # Of processes that need it at once one trains it, and the others wait.
-    with FileLock(file.with_suffix(".lock")):
-        if (net := _read(file, source)) is None:
-            net = _trained(source, progress, name)
-            write_bytes(file, save(net.state_dict()))
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        # Of processes that need it at once one trains it, and the others wait.
+        with FileLock(file.with_suffix(".lock")):
+            if (net := _read(file, source)) is None:
+                net = _trained(source, progress, name)
+                write_bytes(file, save(net.state_dict()))
+    except OSError as error:
+        raise RunError(
+            f"{file.parent}, where classifiers of data are kept, cannot be written: {error.strerror or error}. "
+            "COMPOSE_CACHE names another folder."
+        ) from error
     return net
 
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from compose.core.errors import DataError
+from compose.core.errors import DataError, RunError
 from compose.core.spaces import Codes
 from compose.data.arrays import Arrays
 from compose.data.digits import Digits
@@ -102,6 +102,13 @@ def test_a_classifier_is_trained_once_and_kept(tmp_path: Path, monkeypatch: pyte
     file.write_bytes(file.read_bytes()[:100])
     mended = features(data, data.load())
     assert mended is not None and calls == [1, 1] and torch.equal(first[0](x), mended[0](x))
+
+
+def test_where_no_classifier_can_be_kept_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "taken").write_text("")
+    monkeypatch.setenv("COMPOSE_CACHE", str(tmp_path / "taken"))
+    with pytest.raises(RunError, match=r"taken, where classifiers .* cannot be written: .*COMPOSE_CACHE names another"):
+        room.classifier(Digits())
 
 
 def test_of_one_file_read_as_other_levels_there_is_another_classifier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
