@@ -19,6 +19,7 @@ from compose.core.model import ModelDensity
 from compose.core.roles import Density
 from compose.core.spaces import Codes, Real, Space
 from compose.parts.densities.model import Model
+from compose.parts.objectives.elbo import ELBO, ELBOObjective
 from compose.testing.integrals import check_mass_and_draws, expectation
 from compose.testing.variants import shake
 
@@ -246,6 +247,63 @@ def test_nested_models_are_the_flattened_one(prior: str, mode: Any):
         samples.append(each.sample(40))
     assert float((values[0] - values[1]).abs().max()) == 0.0
     assert torch.equal(samples[0], samples[1])
+
+
+CODED = {"type": "codes", "factor": 2, "encoder": NET, "decoder": NET, "likelihood": "normal"}
+DESCENDING = {"type": "vq", "size": 4, "dim": 2, "update": "gradient"}
+
+
+def test_a_nested_model_trains_as_the_flattened_one():
+    """What its quantizer adds to the loss counts: each parameter, the codebook too, has the same gradient."""
+    upper = [{**CODED, "quantizer": DESCENDING}]
+    prior = {"type": "autoregressive", "layers": 1, "width": 4, "heads": 1}
+    flat = model(LEVELS, {"stages": [*FLAT[:1], *upper], "prior": prior})
+    nested = model(LEVELS, {"stages": FLAT[:1], "prior": {"type": "model", "stages": upper, "prior": prior}}, 1)
+    names = {name: name.replace("prior.stages.0.", "stages.1.") for name in nested.state_dict()}
+    names = {name: flattened.replace("prior.prior.", "prior.") for name, flattened in names.items()}
+    nested.load_state_dict({name: flat.state_dict()[flattened] for name, flattened in names.items()})
+    x = torch.randint(5, (40, 1, 2, 2))
+    for each in (flat, nested):
+        torch.manual_seed(0)
+        loss = ELBOObjective(ELBO(mode="path"))(each, x, None, 0)
+        loss.value.backward()
+        prefix = "z2" if each is flat else "z1.log_prior.z1"
+        assert list(loss.ledger.penalties) == [f"{prefix}.commitment", f"{prefix}.codebook"]
+    wanted = {name: value.grad for name, value in flat.named_parameters()}
+    assert bool((wanted["stages.1.quantizer.codebook"] != 0).any())
+    for name, value in nested.named_parameters():
+        assert torch.equal(value.grad, wanted[names[name]]), name
+
+
+INSIDE = {
+    "type": "model",
+    "stages": [{**CODED, "factor": 1, "quantizer": DESCENDING}],
+    "prior": {"type": "autoregressive", "layers": 1, "width": 4, "heads": 1},
+}
+LADDER = {"type": "ladder", "levels": [[2, 2, 2], [2, 2, 2]], "likelihood": "normal", "residual": False}
+CHAIN = {"type": "chain", "links": 2, "dim": 2, "likelihood": "normal"}
+
+
+@pytest.mark.parametrize(
+    "stage, term, prior",
+    [
+        ({**FLAT[0], "likelihood": INSIDE}, "x.log_likelihood", "normal"),
+        ({**CODED, "quantizer": "fsq", "likelihood": INSIDE}, "x.log_likelihood", "categorical"),
+        ({"type": "split", "density": INSIDE}, "x.log_likelihood", "normal"),
+        ({**LADDER, "likelihood": INSIDE}, "x.log_likelihood", "normal"),
+        ({**LADDER, "transition": INSIDE}, "z1.1.log_likelihood", "normal"),
+        ({**CHAIN, "likelihood": INSIDE}, "x.log_likelihood", "normal"),
+        ({**CHAIN, "transition": INSIDE}, "z1.1.log_likelihood", "normal"),
+    ],
+)
+def test_what_a_model_as_likelihood_pays_in_training_is_paid(stage: dict[str, Any], term: str, prior: str):
+    """Its quantizer's penalties come with the term that it gives."""
+    built = model(PLANE, {"stages": [stage], "prior": prior})
+    penalties = built.evaluate_terms(torch.randn(6, 3).double()).penalties
+    assert list(penalties) == [f"{term}.z1.commitment", f"{term}.z1.codebook"]
+    torch.stack([value.mean() for value in penalties.values()]).sum().backward()
+    (codebook,) = (value for name, value in built.named_parameters() if name.endswith("quantizer.codebook"))
+    assert codebook.grad is not None and bool((codebook.grad != 0).any())
 
 
 def test_the_closed_kl_is_the_expectation_of_the_path():

@@ -15,7 +15,7 @@ from compose.core.drawing import AS_IT_IS, Drawing
 from compose.core.errors import SpaceError, TrainingError
 from compose.core.gaussians import LOG_2PI
 from compose.core.kinds import Kind
-from compose.core.roles import Density, Mode, Stage, from_features, to_features
+from compose.core.roles import Density, Mode, Stage, from_features, inside, to_features
 from compose.core.spaces import Codes, Space
 from compose.core.terms import Ledger, total
 
@@ -102,7 +102,8 @@ class ModelDensity(Density):
             for name, value in found.items():
                 terms[f"{edge}.{name}" if name == "log_likelihood" else f"{above}.{name}"] = value
             if penalties or diagnostics:
-                ledger.penalties.update((f"{above}.{name}", value) for name, value in penalties.items())
+                for name, value in penalties.items():
+                    ledger.penalties[f"{edge if name.startswith('log_likelihood.') else above}.{name}"] = value
                 ledger.diagnostics.update((f"{above}.{name}", value) for name, value in diagnostics.items())
             edge = above
         if not with_prior:
@@ -116,12 +117,22 @@ class ModelDensity(Density):
             terms[f"{edge}.log_prior"] = total(parts)
             ledger.diagnostics.update((f"{edge}.log_prior.{name}", value.detach()) for name, value in parts.items())
         else:
-            terms[f"{edge}.log_prior"] = prior.log_prob(z, c if prior.condition is not None else None, mode)
+            given = c if prior.condition is not None else None
+            terms[f"{edge}.log_prior"], penalties = prior.log_prob_and_penalties(z, given, mode)
+            if penalties:
+                ledger.penalties.update(inside(f"{edge}.log_prior", penalties))
         return ledger
 
     def log_prob(self, x: Tensor, c: Tensor | None = None, mode: Mode = "path") -> Tensor:
         """L of each row, the sum of all terms, in nats, ``(batch,)``."""
         return total(self.evaluate_terms(x, c, mode).terms)
+
+    def log_prob_and_penalties(
+        self, x: Tensor, c: Tensor | None = None, mode: Mode = "path"
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """L of each row, and the penalties of all stages: so a model in a model trains as the flat one does."""
+        ledger = self.evaluate_terms(x, c, mode)
+        return ledger.total, ledger.penalties
 
     @torch.no_grad()
     def sample(self, n: int, c: Tensor | None = None, how: Drawing = AS_IT_IS, means: bool = False) -> Tensor:

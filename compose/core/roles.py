@@ -73,6 +73,12 @@ class Density(nn.Module):
     def log_prob(self, x: Tensor, c: Tensor | None = None, mode: Mode = "path") -> Tensor:
         """L of each row of ``x`` under the promise of ``kind``, in nats, ``(batch,)``."""
 
+    def log_prob_and_penalties(
+        self, x: Tensor, c: Tensor | None = None, mode: Mode = "path"
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """``log_prob``, and what else training pays for it by name: of a model, the penalties of its stages."""
+        return self.log_prob(x, c, mode), {}
+
     @abstractmethod
     def sample(self, n: int, c: Tensor | None = None) -> Tensor:
         """Draws ``(n, *space.shape)``; ``c`` has exactly ``n`` rows. Sends no gradient."""
@@ -171,7 +177,7 @@ class Step(NamedTuple):
     Args:
         z: The item above, ``(batch, *above.shape)``.
         terms: Names of ``TERMS`` without the edge -> nats per example, ``(batch,)``.
-        penalties: Values with a gradient that are no likelihood.
+        penalties: Values with a gradient that are no likelihood; those of a density under its term (``inside``).
         diagnostics: Values without a gradient.
         gaussian: The posterior's parameters, where ``closed`` was asked for.
     """
@@ -493,6 +499,11 @@ class FreeParameters(nn.Module):
             assert c is not None, "a conditional density was asked without a condition"
             return c
         return self.value.expand(n, *self.value.shape)
+
+
+def inside(term: str, penalties: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Penalties of the density that a term comes from, named after that term: ``log_likelihood.z1.commitment``."""
+    return {f"{term}.{name}": value for name, value in penalties.items()}
 
 
 def to_features(x: Tensor, space: Space, dtype: torch.dtype) -> Tensor:

@@ -17,7 +17,8 @@ class Ledger(NamedTuple):
 
     Args:
         terms: ``edge.term`` -> nats per example, ``(batch,)``, from the data upward; they sum to L.
-        penalties: Values with a gradient that are no likelihood.
+        penalties: ``edge.name`` -> values with a gradient that are no likelihood; those of a model inside under the
+            term that it gives, ``z1.log_prior.z1.commitment``.
         diagnostics: Values without a gradient.
     """
 

@@ -11,7 +11,18 @@ from torch import Tensor, nn
 
 from compose.core.declare import Misfit, Part, Slot, as_real, part_field
 from compose.core.kinds import Kind, weakest
-from compose.core.roles import Density, DensityPart, Mode, Stage, StagePart, Step, labelled, to_features, with_label
+from compose.core.roles import (
+    Density,
+    DensityPart,
+    Mode,
+    Stage,
+    StagePart,
+    Step,
+    inside,
+    labelled,
+    to_features,
+    with_label,
+)
 from compose.core.spaces import Codes, Real, Space
 
 Side = Annotated[int, Ge(1), Le(65536)]
@@ -165,14 +176,16 @@ class ChainStage(Stage):
 
     def infer(self, x: Tensor, c: Tensor | None = None, closed: bool = False, mode: Mode = "path") -> Step:
         """Draws z_1 ... z_T, each given the one below it, and scores each, and x, given the one above it."""
-        z, terms, gaussian = x, {}, None
+        z, terms, penalties, gaussian = x, {}, {}, None
         for i in range(self.top + 1):
             above, minus_log_q, gaussian = self._q(i).infer(self._rising(i, z, c), closed and i == self.top)
-            log_p = self._p(i).log_prob(z, self._falling(i, above, c), mode)
-            terms |= {f"{i}.log_likelihood" if i else "log_likelihood": log_p}
+            log_p, paid = self._p(i).log_prob_and_penalties(z, self._falling(i, above, c), mode)
+            name = f"{i}.log_likelihood" if i else "log_likelihood"
+            terms |= {name: log_p}
+            penalties |= inside(name, paid)
             terms |= {f"{i + 1}.minus_log_q" if i < self.top else "minus_log_q": minus_log_q}
             z = above
-        return Step(z, terms, gaussian=gaussian)
+        return Step(z, terms, penalties, gaussian=gaussian)
 
     def rise(self, x: Tensor, c: Tensor | None = None) -> Tensor:
         """Draws z_1 ... z_T with a pathwise gradient."""

@@ -13,7 +13,18 @@ from torch import Tensor, nn
 from compose.core.declare import Part, Slot, as_real, part_field
 from compose.core.kinds import Kind, weakest
 from compose.core.quantizer import Quantizer, QuantizerPart
-from compose.core.roles import Density, DensityPart, Mode, Stage, StagePart, Step, labelled, to_features, with_label
+from compose.core.roles import (
+    Density,
+    DensityPart,
+    Mode,
+    Stage,
+    StagePart,
+    Step,
+    inside,
+    labelled,
+    to_features,
+    with_label,
+)
 from compose.core.spaces import Codes, Real, Space
 
 
@@ -111,9 +122,9 @@ class CodedStage(Stage):
     def infer(self, x: Tensor, c: Tensor | None = None, closed: bool = False, mode: Mode = "path") -> Step:
         """The codes of x, and the score of x given their vectors."""
         found = self.quantizer(self._vectors(x, c))
-        log_likelihood = self.likelihood.log_prob(x, self._features(found.vectors, c), mode)
+        log_likelihood, penalties = self.likelihood.log_prob_and_penalties(x, self._features(found.vectors, c), mode)
         terms = {"log_likelihood": log_likelihood, "minus_log_q": torch.zeros_like(log_likelihood)}
-        return Step(found.codes, terms, found.penalties)
+        return Step(found.codes, terms, {**found.penalties, **inside("log_likelihood", penalties)})
 
     def down(self, z: Tensor, c: Tensor | None = None, drawn: Sequence[Tensor] = ()) -> tuple[Density, Tensor]:
         """The likelihood and its parameters."""

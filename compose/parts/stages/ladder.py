@@ -19,6 +19,7 @@ from compose.core.roles import (
     Stage,
     StagePart,
     Step,
+    inside,
     labelled,
     to_features,
     with_label,
@@ -214,17 +215,24 @@ class LadderStage(Stage):
         top, minus_log_q_top = z, minus_log_q
         p_params, state = self._descend(z, None, self.top, c)
         inner: dict[str, Tensor] = {}
+        penalties: dict[str, Tensor] = {}
         for i in reversed(range(self.top)):
             q_params = self._q_params(i, seen[i], p_params, state)
             z, minus_log_q, q = self._q(i).infer(q_params, self.closes and mode != "path")
             p = self._p(i)
             given = None if q is None else p.gaussian(p_params)
-            log_p = q.expected_log_prob(given) if q and given else p.log_prob(z, p_params, mode)
-            inner = {f"{i + 1}.minus_log_q": minus_log_q, f"{i + 1}.log_likelihood": log_p, **inner}
+            name, paid = f"{i + 1}.log_likelihood", {}
+            if q and given:
+                log_p = q.expected_log_prob(given)
+            else:
+                log_p, paid = p.log_prob_and_penalties(z, p_params, mode)
+            inner = {f"{i + 1}.minus_log_q": minus_log_q, name: log_p, **inner}
+            penalties |= inside(name, paid)
             p_params, state = self._descend(z, state, i, c)
-        log_likelihood = self.likelihood.log_prob(x, p_params, mode)
+        log_likelihood, paid = self.likelihood.log_prob_and_penalties(x, p_params, mode)
+        penalties |= inside("log_likelihood", paid)
         terms = {"log_likelihood": log_likelihood, **inner, "minus_log_q": minus_log_q_top}
-        return Step(top, terms, gaussian=gaussian)
+        return Step(top, terms, penalties, gaussian=gaussian)
 
     def relax(self, z: Tensor, c: Tensor | None = None) -> Tensor:
         """Draws z_{L-1} ... z_1 from the top level down; the middle of p(x | z_1 .. z_L)."""

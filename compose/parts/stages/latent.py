@@ -19,6 +19,7 @@ from compose.core.roles import (
     Stage,
     StagePart,
     Step,
+    inside,
     labelled,
     to_features,
     with_label,
@@ -113,8 +114,9 @@ class LatentStage(Stage):
     def infer(self, x: Tensor, c: Tensor | None = None, closed: bool = False, mode: Mode = "path") -> Step:
         """Draws z given x and scores x given z."""
         z, minus_log_q, gaussian = self.posterior.infer(self.q_features(self._features(x), c), closed)
-        log_likelihood = self.likelihood.log_prob(x, self.p_features(z, c), mode)
-        return Step(z, {"log_likelihood": log_likelihood, "minus_log_q": minus_log_q}, gaussian=gaussian)
+        log_likelihood, penalties = self.likelihood.log_prob_and_penalties(x, self.p_features(z, c), mode)
+        terms = {"log_likelihood": log_likelihood, "minus_log_q": minus_log_q}
+        return Step(z, terms, inside("log_likelihood", penalties), gaussian=gaussian)
 
     def up(self, x: Tensor, c: Tensor | None = None, drawn: Sequence[Tensor] = ()) -> tuple[Density, Tensor]:
         """The posterior and its parameters."""

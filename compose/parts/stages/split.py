@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from compose.core.declare import Misfit, Part, Slot, part_field
 from compose.core.kinds import Kind
-from compose.core.roles import Density, DensityPart, Mode, Stage, StagePart, Step, labelled, with_label
+from compose.core.roles import Density, DensityPart, Mode, Stage, StagePart, Step, inside, labelled, with_label
 from compose.core.spaces import Codes, Real, Space
 
 
@@ -99,7 +99,8 @@ class SplitStage(Stage):
     def infer(self, x: Tensor, c: Tensor | None = None, closed: bool = False, mode: Mode = "path") -> Step:
         """Scores b given a."""
         a, b = x[:, : self.kept], x[:, self.kept :]
-        return Step(a, {"log_likelihood": self.density.log_prob(b, self._features(a, c), mode)})
+        log_p, penalties = self.density.log_prob_and_penalties(b, self._features(a, c), mode)
+        return Step(a, {"log_likelihood": log_p}, inside("log_likelihood", penalties))
 
     @torch.no_grad()
     def generate(self, z: Tensor, c: Tensor | None = None) -> Tensor:
