@@ -18,6 +18,7 @@ from compose.data.source import Source, Split
 from compose.parts.stages.latent import Latent
 from compose.parts.stages.standardize import Standardize
 from compose.recipe.build import build
+from compose.recipe.check import load_recipe
 from compose.run import budget, evaluate, stretch
 from compose.run.batches import Batches
 from compose.run.directory import Run
@@ -374,6 +375,38 @@ def test_a_precision_that_needs_a_scaler_is_refused(recipe, go, tmp_path):
     with pytest.raises(TrainingError, match=r"'16-mixed' needs its losses scaled.* take bf16-mixed"):
         go(recipe(), tmp_path / "run", precision="16-mixed")
     assert not (tmp_path / "run").exists()
+
+
+MIXED = {
+    "vqvae": [],
+    "vqvae of residuals": ["model.stages.0.quantizer={type: residual, depth: 2}"],
+    "vqvae_fsq": [],
+    "latent_diffusion": [],
+    "lsgm": [],
+    "diffusion": ["model.prior.steps=2"],
+    "flow_matching": ["model.prior.steps=2"],
+    "flow_toy": [],
+    "vae_vamp": [],
+    "vae_flow_posterior": [],
+    "ladder": [],
+    "mhvae": [],
+    "pixelvae": [],
+    "ar_pixels": [],
+    "aae": [],
+    "gan_digits": [],
+}
+
+
+@pytest.mark.parametrize("name", MIXED)
+def test_shipped_recipes_train_in_mixed_precision(go, tmp_path, monkeypatch, every_step, name):
+    """What networks give in bfloat16 meets single precision in every part, and in what follows a step."""
+    monkeypatch.setattr(evaluate, "evaluate", lambda *_, **__: None)
+    short = {"steps": 2, "epochs": None, "seconds": None, "validate_every": 2, "batch_size": 32}
+    made = load_recipe(name.split()[0], MIXED[name])
+    made = made.model_copy(update={"train": [phase.model_copy(update=short) for phase in made.train]})
+    run = go(made, tmp_path / "run", precision="bf16-mixed")
+    found = [line["loss"] for line in lines(run)]
+    assert len(found) == 2 * len(made.train) and all(map(math.isfinite, found))
 
 
 def test_a_training_leaves_torch_as_it_was(recipe, go, tmp_path):

@@ -363,7 +363,7 @@ class DiffusionDensity(TimedDensity):
             came = (z - kept * came) / scale
         elif self.prediction == "v":
             came = kept * came + scale * z
-        return came if mixing is None else torch.lerp(scale * z, came, mixing)
+        return came if mixing is None else torch.lerp(scale * z, came.to(z.dtype), mixing)
 
     def _mean_level(self, came: Tensor, z: Tensor, kept: Tensor | float, scale: Tensor | float) -> Tensor:
         """The mean of x given what the network says of each level without ``z`` at its place, and given that."""

@@ -102,7 +102,8 @@ class VectorQuantizer(Quantizer):
         table = self._table()
         index = (table.square().sum(1) - 2 * rows @ table.T).argmin(1)
         if self.training:
-            self.seen = rows.detach(), index
+            # In the codebook's precision, whatever the encoder's was.
+            self.seen = rows.detach().to(table.dtype), index
         found = table[index]
 
         def apart(a: Tensor, b: Tensor) -> Tensor:
