@@ -402,9 +402,18 @@ def stages_of(slot: Slot) -> list[tuple[StagePart, Slot]]:
 
 
 def without_latent(objective: str, stages: list[tuple[StagePart, Slot]]) -> Misfit | None:
-    """The refusal of what compares data with what a latent makes of them, where no latent does."""
-    if any("log_likelihood" in stage.terms() for stage, _ in stages):
-        return None
+    """The refusal of what compares data with what a latent makes of them, where the lowest that is drawn does not."""
+    for i, (stage, _) in enumerate(stages, 1):
+        drawn_or_scored = [term for term in stage.terms() if term.endswith(("log_likelihood", "minus_log_q"))]
+        if not any(term.endswith("minus_log_q") for term in drawn_or_scored):
+            continue
+        if drawn_or_scored[0] == "log_likelihood":
+            return None
+        message = (
+            f"'{objective}' is of data given a latent, and the first that is drawn, in stage {i}, '{stage.type}', is "
+            "only noise beside them; a latent or codes in its place would do, or the objective 'elbo'."
+        )
+        return Misfit(message, swap=False)
     return Misfit(f"'{objective}' is of data given a latent, and this model has none.", swap=False)
 
 

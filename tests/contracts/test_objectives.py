@@ -96,12 +96,17 @@ def test_free_bits_cost_nothing_and_pull_nothing(model: nn.Module, x: Tensor):
     assert math.isclose(float(far.detach()), distortion + 2e6, rel_tol=1e-12)
 
 
+REAL_LATENT = {"type": "latent", "dim": 2, "likelihood": "normal"}
 REFUSED: list[tuple[str, dict[str, Any], dict[str, Any], Space, str]] = [
     ("maximum_likelihood", {}, {"stages": ["latent"]}, SPACE, "a weight (E exp L = p)"),
     ("maximum_likelihood", {}, {"stages": ["dequantize"]}, SPACE, "a weight (E exp L = p)"),
     ("elbo", {"beta": 0.5}, {"prior": "mixture"}, Real((2,)), "'beta' weighs a rate, and this model draws no latent"),
     ("elbo", {"warmup": 5}, {"stages": ["bijection"]}, Real((2,)), "'warmup' weighs a rate"),
     ("elbo", {"free_bits": 1.0}, {"prior": "categorical"}, SPACE, "'free_bits' weighs a rate"),
+    ("reconstruction", {}, {"stages": ["split"]}, Real((4,)), "of data given a latent, and this model has none"),
+    ("reconstruction", {}, {"stages": ["dequantize", REAL_LATENT]}, SPACE, "in stage 1, 'dequantize', is only noise"),
+    ("reconstruction", {}, {"stages": ["split", "augment"]}, Real((4,)), "in stage 2, 'augment', is only noise"),
+    ("perceptual", {}, {"stages": ["augment", REAL_LATENT]}, Real((4,)), "or the objective 'elbo'"),
 ]
 
 
@@ -112,3 +117,17 @@ def test_a_model_that_does_not_suit_is_refused(
     part: Part = registry.load("objective", name).model_validate(options)
     reasons = [reason.message for reason in part.misfits(Slot("objective", space, model=Model.model_validate(stack)))]
     assert len(reasons) == 1 and said in reasons[0]
+
+
+@pytest.mark.parametrize(
+    ("stages", "space"),
+    [
+        (["latent"], SPACE),
+        (["ladder"], SPACE),
+        (["chain"], SPACE),
+        (["standardize", "split", REAL_LATENT], Real((4,))),
+    ],
+)
+def test_what_draws_a_latent_of_the_data_has_a_reconstruction(stages: list[Any], space: Space):
+    part: Part = registry.load("objective", "reconstruction").model_validate({})
+    assert not list(part.misfits(Slot("objective", space, model=Model.model_validate({"stages": stages}))))
