@@ -97,6 +97,7 @@ def test_free_bits_cost_nothing_and_pull_nothing(model: nn.Module, x: Tensor):
 
 
 REAL_LATENT = {"type": "latent", "dim": 2, "likelihood": "normal"}
+CODED = {"type": "codes", "likelihood": "discretized_logistic"}
 REFUSED: list[tuple[str, dict[str, Any], dict[str, Any], Space, str]] = [
     ("maximum_likelihood", {}, {"stages": ["latent"]}, SPACE, "a weight (E exp L = p)"),
     ("maximum_likelihood", {}, {"stages": ["dequantize"]}, SPACE, "a weight (E exp L = p)"),
@@ -107,6 +108,8 @@ REFUSED: list[tuple[str, dict[str, Any], dict[str, Any], Space, str]] = [
     ("reconstruction", {}, {"stages": ["dequantize", REAL_LATENT]}, SPACE, "in stage 1, 'dequantize', is only noise"),
     ("reconstruction", {}, {"stages": ["split", "augment"]}, Real((4,)), "in stage 2, 'augment', is only noise"),
     ("perceptual", {}, {"stages": ["augment", REAL_LATENT]}, Real((4,)), "or the objective 'elbo'"),
+    ("perceptual", {}, {"stages": [CODED, "latent"]}, Codes((1, 4, 4), 5), "the codes that stage 1, 'codes', gives"),
+    ("adversarial", {}, {"stages": [CODED, "latent"]}, Codes((1, 4, 4), 5), "the codes that stage 1, 'codes', gives"),
 ]
 
 

@@ -115,6 +115,13 @@ class Adversarial(ObjectivePart):
                     key="at",
                     swap=False,
                 )
+            if i > index and isinstance(place.space, Codes):
+                yield Misfit(
+                    f"'{self.type}' at {self.at} needs a gradient on the way down, and none leads through the codes "
+                    f"that stage {i}, '{stages[i - 1][0].type}', gives.",
+                    key="at",
+                    swap=False,
+                )
             if i < index and stage.kind(place) is Kind.NONE:
                 yield Misfit(
                     f"'{self.type}' at {self.at} looks at what comes up, and no way leads up through stage {i + 1}, "

@@ -13,7 +13,7 @@ from compose.core.declare import Misfit, ObjectivePart, Part, Slot, as_real, par
 from compose.core.kinds import Kind
 from compose.core.objective import Loss, Objective
 from compose.core.roles import stages_of, without_latent
-from compose.core.spaces import Real
+from compose.core.spaces import Codes, Real
 from compose.core.terms import Ledger
 
 #: How many numbers a network is asked for; only its hidden layers are looked at.
@@ -45,6 +45,9 @@ class Perceptual(ObjectivePart):
             way = "up" if stage.kind(place) is Kind.NONE else "" if stage.descends else "down with a gradient"
             if way:
                 said = f"no way leads {way} through stage {i}, '{stage.type}'"
+                yield Misfit(f"'{self.type}' is of reconstructions, and {said}.", swap=False)
+            if i > 1 and isinstance(place.space, Codes):
+                said = f"no gradient leads down through the codes that stage {i - 1}, '{stages[i - 2][0].type}', gives"
                 yield Misfit(f"'{self.type}' is of reconstructions, and {said}.", swap=False)
 
     def nested(self, slot: Slot) -> dict[str, tuple[Part, Slot]]:
