@@ -379,6 +379,10 @@ class StagePart(Part):
         """Whether its nets take the class label, where the data give one."""
         return False
 
+    def last_nets(self) -> tuple[str, str]:
+        """Key paths of the nets that the way up to the item above and the way down end in; '' where in none."""
+        return "", ""
+
     def above(self, below: Space) -> Space:
         """The space it gives; a best guess where it does not fit on ``below``."""
         raise NotImplementedError(f"{self.__class__.__name__} must declare the space it gives")

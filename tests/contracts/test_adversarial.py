@@ -263,3 +263,42 @@ def test_patches_are_judged_each_by_itself():
     assert [misfit.message for misfit in part.misfits(on_points)] == [
         "patches are of images, and at x there is Real(2)."
     ]
+
+
+BALANCED: list[dict[str, Any]] = [
+    {"type": "latent", "dim": 2},
+    {"type": "ladder", "levels": [2]},
+    {"type": "ladder", "levels": [3, 3, 2]},
+    {"type": "ladder", "levels": [3, 3, 2], "between": "mlp"},
+    {"type": "chain", "dim": 2},
+    {"type": "chain", "dim": 2, "between": "mlp"},
+    {"type": "chain", "dim": 2, "shared": True},
+    {"type": "chain", "dim": 2, "between": "mlp", "shared": True},
+    {"type": "chain", "dim": 2, "links": 1},
+]
+
+
+@pytest.mark.parametrize("at", ["x", "z1"])
+@pytest.mark.parametrize("stage", BALANCED)
+def test_an_adaptive_weight_is_taken_where_the_way_to_the_edge_ends(stage: dict[str, Any], at: str):
+    """Of all layers that the trained side passes, the last is the one."""
+    model = Model.model_validate({"stages": [{**stage, "likelihood": "normal"}]})
+    act, whole = objective(model, at=at, adaptive=True), built(model)
+    passed: list[nn.Module] = []
+    for layer in whole.modules():
+        if isinstance(layer, nn.Linear):
+            layer.register_forward_hook(lambda layer, *_: passed.append(layer))
+    whole.meet(points(), edge=act.edge)
+    assert act.balanced_at(whole) is passed[-1].weight
+
+
+def test_nothing_is_balanced_where_no_net_ends_the_way():
+    for stages, at, said in (
+        (["standardize", {"type": "latent", "likelihood": "normal"}], "x", "the way down ends in, and through stage 1"),
+        (["bijection"], "x", "stage 1, 'bijection', it ends in none"),
+        ([{"type": "latent", "likelihood": "normal"}, "standardize"], "z2", "the way up ends in, and through stage 2"),
+    ):
+        slot = Slot("objective", PLANE, model=Model.model_validate({"stages": stages}))
+        (misfit,) = Adversarial(adaptive=True, at=at).misfits(slot)
+        assert misfit.key == "adaptive" and said in misfit.message
+        assert not list(Adversarial(at=at).misfits(slot))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.parametrizations import spectral_norm
 
-from compose.core.declare import MAPPING, Misfit, ObjectivePart, Part, Slot, as_real, part_field
+from compose.core.declare import MAPPING, Misfit, ObjectivePart, Part, Slot, as_real, in_module, part_field
 from compose.core.kinds import Kind
 from compose.core.objective import Loss, Objective
 from compose.core.optimizer import Optimizer
@@ -130,6 +130,15 @@ class Adversarial(ObjectivePart):
                     swap=False,
                 )
 
+        stage, way = _balanced(slot, index)
+        if self.adaptive and not way:
+            yield Misfit(
+                f"'adaptive' weighs by the last layer of the net that the way {'up' if index else 'down'} ends in, and "
+                f"through stage {stage + 1}, '{stages[stage][0].type}', it ends in none; set 'weight' by hand.",
+                key="adaptive",
+                swap=False,
+            )
+
     @property
     def reaches(self) -> tuple[str, ...]:
         """The stages, and where samples are judged the prior that they come from."""
@@ -146,7 +155,17 @@ class Adversarial(ObjectivePart):
 
     def make(self, slot: Slot, children: Mapping[str, nn.Module]) -> nn.Module:
         """The objective around its critic."""
-        return AdversarialObjective(self, children["critic"], list(_edges(slot)).index(self.at), slot.labels)
+        index = list(_edges(slot)).index(self.at)
+        stage, net = _balanced(slot, index)
+        at = f"stages.{stage}.{in_module(net)}" if self.adaptive else ""
+        return AdversarialObjective(self, children["critic"], index, slot.labels, at)
+
+
+def _balanced(slot: Slot, edge: int) -> tuple[int, str]:
+    """The stage through which the trained side comes to an edge, and in it the net that this way ends in; or ''."""
+    stage = max(0, edge - 1)
+    up, down = stages_of(slot)[stage][0].last_nets()
+    return stage, up if edge else down
 
 
 def _edges(slot: Slot) -> dict[str, Space]:
@@ -166,11 +185,12 @@ class AdversarialObjective(Objective):
         critic: Maps ``pac`` joined items to one number.
         edge: Index of the edge.
         labels: Space of the class label; none where there is none.
+        at: Path in the model of the net at whose last matrix it is balanced; '' where it is not.
     """
 
-    def __init__(self, options: Adversarial, critic: nn.Module, edge: int, labels: Codes | None) -> None:
+    def __init__(self, options: Adversarial, critic: nn.Module, edge: int, labels: Codes | None, at: str = "") -> None:
         super().__init__()
-        self.options, self.edge, self.labels = options, edge, labels
+        self.options, self.edge, self.labels, self.at = options, edge, labels, at
         self.critic = _normed(critic) if options.spectral_norm else critic
         self.rival, self.rival_steps = options.optimizer, options.steps
         self.rival_name, self.balanced = f"{options.at}.critic", options.adaptive
@@ -215,10 +235,7 @@ class AdversarialObjective(Objective):
 
     def balanced_at(self, model: nn.Module) -> Tensor:
         """The last matrix on the way down to the edge; up to it, on the way up."""
-        stages = model.get_submodule("stages")
-        stage = stages.get_submodule(str(self.edge - 1 if self.edge else 0))
-        way = stage.get_submodule("encoder" if self.edge else "decoder")
-        return [value for value in way.parameters() if value.dim() > 1][-1]
+        return [value for value in model.get_submodule(self.at).parameters() if value.dim() > 1][-1]
 
     def _seen(self, model: Any, x: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor]:
         """What is real and what the model makes of it: at the data samples, above them draws of the posterior."""

@@ -36,6 +36,10 @@ class Augment(StagePart):
         """As its option says."""
         return self.labels
 
+    def last_nets(self) -> tuple[str, str]:
+        """That of the noise; on the way down it is dropped."""
+        return "net", ""
+
     def above(self, below: Space) -> Real:
         """More channels, or a longer vector."""
         first, *rest = below.shape or (1,)

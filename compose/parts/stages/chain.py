@@ -71,6 +71,11 @@ class Chain(StagePart):
         assert isinstance(self.likelihood, DensityPart) and isinstance(self.transition, DensityPart)
         return self.likelihood.centred and (self.links == 1 or self.transition.gradient == "pathwise")
 
+    def last_nets(self) -> tuple[str, str]:
+        """That of the last latent's posterior, and that of the likelihood."""
+        top = min(self.links - 1, 1) if self.shared else self.links - 1
+        return f"encoder#{top}" if not top or self.between is None else f"between#{top - 1}", "decoder#0"
+
     def above(self, below: Space) -> Real:
         """The last latent, of the size of all."""
         return Real((self.dim,) if isinstance(self.dim, int) else tuple(self.dim))

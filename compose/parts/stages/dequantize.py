@@ -36,6 +36,10 @@ class Dequantize(StagePart):
     encoder: part_field("net") = "mlp"  # type: ignore[valid-type]
     """Maps x to the parameters of a learned noise, where there is one; for images 'conv'."""
 
+    def last_nets(self) -> tuple[str, str]:
+        """That of a learned noise; no net leads down."""
+        return "" if self.noise is None else "encoder", ""
+
     def above(self, below: Space) -> Real:
         """The shape below."""
         return Real(below.shape)

@@ -76,6 +76,11 @@ class Ladder(StagePart):
         assert isinstance(self.likelihood, DensityPart) and isinstance(self.transition, DensityPart)
         return self.likelihood.centred and self.transition.gradient == "pathwise"
 
+    def last_nets(self) -> tuple[str, str]:
+        """That of the top level's posterior, and that of the likelihood."""
+        top = len(self.levels) - 1
+        return f"encoder#{top}" if not top or self.between is None else f"between#{top - 1}", "decoder#0"
+
     def spaces(self) -> list[Real]:
         """The space of each level, from the data upward."""
         return [Real((size,) if isinstance(size, int) else tuple(size)) for size in self.levels]
