@@ -25,7 +25,7 @@ from compose.core.roles import ByLabel
 from compose.core.samplers import SAMPLERS
 from compose.core.schedule import SCHEDULES
 from compose.core.spaces import Codes, Real, Space
-from compose.core.timesteps import Importance
+from compose.core.timesteps import RATE, Importance
 from compose.parts.densities.diffusion import Diffusion, DiffusionDensity
 from compose.parts.densities.model import Model
 from compose.parts.objectives.iwae import IWAE
@@ -407,3 +407,15 @@ def test_drawn_by_importance_a_time_has_the_density_that_is_told():
     torch.testing.assert_close(count, torch.tensor([1 / 6, 2 / 6, 3 / 6, 0]) * 0.95 + 0.0125, atol=1e-4, rtol=0)
     assert float((1 / density).mean()) == pytest.approx(1, abs=1e-4)
     assert bool((t[1:] >= t[:-1]).all())
+
+
+def test_what_is_not_finite_teaches_nothing():
+    """A step of nothing else leaves all as it was; beside others the rest is learned."""
+    t = torch.tensor([0.1, 0.4, 0.6, 0.9])
+    importance = Importance(4)
+    for bad in (math.nan, math.inf, 1e30):  # the square of the last is not finite
+        importance.learn(t, torch.full((4,), bad))
+    assert torch.equal(importance.square, torch.ones(4)) and float(importance.seen) == 0
+    importance.learn(t, torch.tensor([1.0, math.nan, 2.0, -math.inf]))
+    wanted = torch.tensor([2.5, 2.5, 2.5, 2.5]).lerp(torch.tensor([1.0, 2.5, 4.0, 2.5]), RATE)
+    torch.testing.assert_close(importance.square, wanted)

@@ -41,12 +41,16 @@ class Importance(nn.Module):
 
     @torch.no_grad()
     def learn(self, t: Tensor, cost: Tensor) -> None:
-        """Notes what was found at some times, before it is divided by their density."""
+        """Notes what was found at some times, before it is divided by their density; what is not finite is left out."""
         at = (t * len(self.square)).long().clamp(0, len(self.square) - 1)
-        count = torch.zeros_like(self.square).index_add_(0, at, torch.ones_like(cost, dtype=self.square.dtype))
-        total = torch.zeros_like(self.square).index_add_(0, at, cost.detach().square().to(self.square.dtype))
-        mean = total / count.clamp_min(1)
+        squared = cost.detach().square().to(self.square.dtype)
+        # What is learned stays, also where the step that it came from is skipped.
+        known = squared.isfinite()
+        count = torch.zeros_like(self.square).index_add_(0, at, known.to(self.square.dtype))
+        total = torch.zeros_like(self.square).index_add_(0, at, torch.where(known, squared, 0.0))
+        mean, seen = total / count.clamp_min(1), count.sum()
         # The first finding sets the scale for the times that no one has looked at yet.
-        before = torch.where(self.seen > 0, self.square, (total.sum() / count.sum()).expand_as(self.square))
-        self.square.copy_(torch.where(count > 0, torch.lerp(before, mean, RATE), before))
-        self.seen.add_(1)
+        before = torch.where(self.seen > 0, self.square, (total.sum() / seen).expand_as(self.square))
+        learned = torch.where(count > 0, torch.lerp(before, mean, RATE), before)
+        self.square.copy_(torch.where(seen > 0, learned, self.square))
+        self.seen.add_(seen > 0)
