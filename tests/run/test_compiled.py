@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from compose.core.errors import CompileError, RecipeError
+from compose.core.errors import CompileError
 from compose.core.kinds import Kind
 from compose.core.model import ModelDensity
 from compose.core.spaces import Codes
@@ -21,6 +21,7 @@ from compose.run import compiled, stretch
 from compose.run.directory import Run
 from compose.run.sample import sample
 from compose.run.train import resume
+from tests.absent import skip_where_absent
 
 
 def by(backend: Any) -> Any:
@@ -54,12 +55,8 @@ LONG = {
     "name", [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in shipped()]
 )
 def test_a_shipped_model_is_one_graph_in_training_and_in_sampling(name: str):
-    try:
-        model = build(load_recipe(name))
-    except RecipeError as error:
-        if {fault.path for fault in error.faults} == {"data"}:  # not on this machine
-            pytest.skip(str(error).splitlines()[0])
-        raise
+    skip_where_absent(name)
+    model = build(load_recipe(name))
     shape = (3, *model.space.shape)
     x = torch.randint(0, 2, shape) if isinstance(model.space, Codes) else torch.randn(shape)
     trained = {"call": "meet"} if model.kind is Kind.NONE else {"call": "evaluate_terms", "mode": "one_t"}
