@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -124,6 +125,12 @@ def test_the_house_keeps_its_rules() -> None:
         "data",
     }
     assert violations(PACKAGE) == []
+
+
+def test_the_house_is_drawn_as_it_stands() -> None:
+    page = (PACKAGE.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    drawn = re.findall(r"^\| (\d) \| `compose/(\w+)/` \|", page, re.MULTILINE)
+    assert {room: int(floor) for floor, room in drawn} == FLOORS
 
 
 PLANTED = {
