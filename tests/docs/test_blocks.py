@@ -6,7 +6,6 @@ import re
 import runpy
 import sys
 from pathlib import Path
-from xml.etree import ElementTree
 
 import pytest
 
@@ -108,8 +107,10 @@ def test_the_picture_is_drawn_by_its_script(tmp_path: Path, monkeypatch: pytest.
     assert len(again) > 15
 
 
-def _texts(file: Path) -> list[str | None]:
-    """The picture's size and its texts, in order; outlines differ with the version of matplotlib."""
-    root = ElementTree.parse(file).getroot()
-    ids = [element.get("id", "") for element in root.iter()]
-    return [root.get("viewBox"), *(name for name in ids if name.startswith("text_"))]
+def _texts(file: Path) -> list[str]:
+    """The picture's size and its texts, in order; outlines differ with the version of matplotlib.
+
+    Letters are outlines too, and what they say stands beside them in a comment.
+    """
+    said = file.read_text(encoding="utf-8")
+    return [*re.findall(r'viewBox="(.*?)"', said)[:1], *re.findall(r"<!-- (.*) -->", said)]
