@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from torchmetrics.image.fid import FrechetInceptionDistance
 
 #: Samples that modes are counted in, and within how many standard deviations of a mean one is of high quality.
-MODE_SAMPLES, SIGMAS, MOST_MODES = 2500, 3.0, 100
+MODE_SAMPLES, SIGMAS = 2500, 3.0
 #: Samples that the modes of stacked images are counted in.
 STACKED_SAMPLES = 26_000
 #: Samples that are timed; twice where they take fewer seconds, of which setting out would be a part.
@@ -84,7 +84,7 @@ def drawing(recipe: Recipe) -> Drawing:
 def _modes(model: ModelDensity, recipe: Recipe, seed: int, progress: bool) -> Record | None:
     """How samples spread over the modes of data whose modes are known."""
     density = recipe.data.density() if isinstance(recipe.data, Toy) else None
-    if isinstance(density, Gaussians) and len(density.centres) <= MOST_MODES:
+    if isinstance(density, Gaussians) and _apart(density):
         x = sample(model, MODE_SAMPLES, seed, how=drawing(recipe))
         return {**modes(x, density), "samples": MODE_SAMPLES, "within": f"{SIGMAS:g} sigma of one"}
     if isinstance(recipe.data, Stacked) and (known := classifier(recipe.data.of, progress)) is not None:
@@ -93,6 +93,11 @@ def _modes(model: ModelDensity, recipe: Recipe, seed: int, progress: bool) -> Re
         classes = torch.stack([net(colour).argmax(1) for colour in x.split(1, 1)], 1)
         return {**stacked_modes(classes, net.classes), **said, "samples": STACKED_SAMPLES}
     return None
+
+
+def _apart(density: Gaussians) -> bool:
+    """Whether no point is near two means of a mixture; Gaussians that overlap are no modes to be told apart."""
+    return float(torch.pdist(torch.from_numpy(density.centres)).min()) > 2 * SIGMAS * density.scale
 
 
 def _data(source: Source, seen: Features, n: int, seed: int) -> tuple[Tensor, Tensor]:

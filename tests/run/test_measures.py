@@ -22,6 +22,7 @@ from compose.data.stacked import Stacked
 from compose.data.toy import Toy
 from compose.recipe.build import build
 from compose.recipe.check import load_recipe
+from compose.recipe.recipe import Recipe
 from compose.run import features as room
 from compose.run import measures as measuring
 from compose.run.features import Classifier, features
@@ -173,6 +174,16 @@ def test_data_without_labels_have_no_features(tmp_path: Path):
 def test_a_classifier_of_vectors_is_an_mlp():
     assert Classifier(Codes((3, 4, 4), 5), 2).features(torch.zeros(2, 3, 4, 4, dtype=torch.uint8)).shape == (2, 64)
     assert math.prod(Classifier(Codes((1, 8, 8), 17), 2).last.weight.shape) == 128
+
+
+@pytest.mark.parametrize(
+    ("shape", "of"), [("ring", 8), ("grid25", 25), ("moons", None), ("spirals", None), ("checkerboard", None)]
+)
+def test_modes_are_counted_where_they_lie_apart(shape: str, of: int | None):
+    data = {"type": "toy", "shape": shape, "train": 20, "validation": 20, "test": 20}
+    recipe = Recipe.model_validate({"data": data, "model": {"stages": []}, "train": [{"steps": 1}]})
+    found = measures(build(recipe), recipe, recipe.data.load())
+    assert found.get("modes", {}).get("of") == of
 
 
 def test_modes_of_stacks():
