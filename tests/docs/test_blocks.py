@@ -9,6 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from compose.core import registry
+from compose.core.optimizer import Optimizer
+from compose.parts.objectives.elbo import ELBO
+from compose.recipe.recipe import Evaluation, Phase, Player, Recipe, Term
 from tests.docs.blocks import LANGUAGES, PAGES, ROOT, Block, Reader, blocks, require_quoted
 
 _LINK = re.compile(r"\]\(([^)#]+)[^)]*\)")
@@ -91,6 +95,13 @@ def test_links_lead_somewhere() -> None:
 def test_every_page_is_in_the_index() -> None:
     index = (ROOT / "docs/README.md").read_text()
     assert all(f"({page.name})" in index for page in (ROOT / "docs").glob("*.md") if page.name != "README.md")
+
+
+def test_the_form_of_recipes_has_every_key() -> None:
+    page = (ROOT / "docs/recipes.md").read_text()
+    keys = {key for form in (Recipe, Phase, Player, Term, Evaluation, Optimizer, ELBO) for key in form.model_fields}
+    names = {*registry.BUILT_IN["data"], *registry.BUILT_IN["objective"]}
+    assert not {each for each in keys | names if not re.search(rf"`{each}\b", page)}
 
 
 def test_what_the_readme_makes_can_be_made() -> None:
