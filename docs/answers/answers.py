@@ -3,8 +3,10 @@
     python docs/answers/answers.py                     the pages, from docs/answers/results.json
     python docs/answers/answers.py --collect FOLDER    first the results, from the finished ablations in FOLDER
 
-Every number on the pages is one of ``results.json``, which holds nothing but what the ablations found. What a sentence
-claims of them is required where it stands, ``{{ require(...) }}``: with results that say otherwise no page is written.
+Tables, figures and what sentences quote of a variant come from ``results.json``, which holds nothing but what the
+ablations found. What a sentence claims of them is required where it stands, ``{{ require(...) }}``: with results that
+say otherwise no page is written. Typed by hand are what a question sets (steps, seconds, codes), and what was measured
+elsewhere: longer trainings, of the pages linked there, and points spread evenly beside modes, by tests/run/test_rivals.py.
 """
 
 from __future__ import annotations
@@ -238,6 +240,10 @@ class Page:
         """Microseconds that a sample takes."""
         return self.language.number(1e6 * self.variant(name, label)["numbers"]["seconds a sample"][0], 0)
 
+    def calls(self, name: str, label: str) -> str:
+        """Calls of networks that a sample takes."""
+        return str(self.variant(name, label)["calls"])
+
     def effect(self, name: str, label: str, measure: str = "") -> str:
         """What a change did, with its intervals."""
         measure = measure or self.results[name]["measure"]
@@ -263,12 +269,13 @@ class Page:
         return ""
 
     def above(self, name: str, measure: str, *labels: str) -> str:
-        """Requires that the means of a measure fall from each label to the next; nothing is written.
+        """Requires that the means of a measure or view fall from each label to the next; nothing is written.
 
         Raises:
             ValueError: the results say otherwise.
         """
-        means = [self.variant(name, label)["numbers"][measure][0] for label in labels]
+        variants = [self.variant(name, label) for label in labels]
+        means = [each[measure] if measure in VIEWS else each["numbers"][measure][0] for each in variants]
         if any(one <= other for one, other in pairwise(means)):
             raise ValueError(f"{name}: {measure} of {', '.join(labels)} does not fall: {means}")
         return ""
@@ -312,7 +319,7 @@ class Page:
         if column == "microseconds a sample":
             return self.micro(name, label)
         if column == "calls a sample":
-            return str(variant["calls"])
+            return self.calls(name, label)
         if column in VIEWS:
             return number(variant[column])
         if column == "seeds with a warning":
@@ -339,7 +346,7 @@ class Page:
 
         pages = Environment(undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True)
         template = (HERE / f"{self.language.code}.md.jinja").read_text(encoding="utf-8")
-        known = ("value", "micro", "effect", "require", "above", "table", "figure", "cost")
+        known = ("value", "micro", "calls", "effect", "require", "above", "table", "figure", "cost")
         given = {"figures": self.figures, "questions": QUESTIONS}
         return pages.from_string(template).render(given, **{name: getattr(self, name) for name in known})
 

@@ -60,6 +60,26 @@ def test_results_that_say_otherwise_write_no_page(code: str) -> None:
         page(code, turned)
 
 
+@pytest.mark.parametrize("code", ["en", "fr"])
+def test_each_claim_is_required_by_itself(code: str) -> None:
+    def page_with(name: str, label: str, *path: str, value: object) -> str:
+        changed = copy.deepcopy(RESULTS)
+        at = changed[name]["variants"][label]
+        for key in path[:-1]:
+            at = at[key]
+        at[path[-1]] = value
+        return page(code, changed)
+
+    for label in ("prior=mixture (components 32)", "prior=vamp (components 100)"):
+        with pytest.raises(ValueError, match=r"says lower of Frechet distance, the results say not shown"):
+            page_with("fashion-prior", label, "effects", "Frechet distance", "direction", value="not shown")
+    with pytest.raises(ValueError, match="-ELBO of model=of half the depth, model=flow on pixels does not fall"):
+        page_with("invertible", "model=of half the depth", "numbers", "-ELBO", value=[80.0, 0.1])
+    with pytest.raises(ValueError, match="distortion of draws=codes, draws=pixels does not fall"):
+        page_with("autoregressive", "draws=codes", "distortion", value=80.0)
+    assert re.search(r"\b7 (in place of|au lieu de) 64\b", page_with("autoregressive", "draws=codes", "calls", value=7))
+
+
 def test_each_question_has_its_table_and_its_figure() -> None:
     for code in ("en", "fr"):
         text = page(code, RESULTS)
