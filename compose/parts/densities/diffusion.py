@@ -76,9 +76,9 @@ class Diffusion(TimedPart):
     log_snr: Annotated[list[float], Len(2, 2)] | None = None
     """Log of signal over noise at the last latent and at the first; by default -5, and for the first so that levels lie
     six standard deviations apart, or of reals 10."""
-    variance: Literal["posterior", "marginal", "learned"] = "posterior"
-    """How widely the model draws ``z_s`` from ``z_t``: as were x known, as were x from N(0, I), or for each number and
-    time between the two. In continuous time they are the same."""
+    variance: Literal["learned", "posterior", "marginal"] = "learned"
+    """How widely the model draws ``z_s`` from ``z_t``: for each number and time between as were x known, and as were x
+    from N(0, I); or as one of the two. In continuous time they are the same."""
     timesteps: Literal["low_discrepancy", "importance"] = "low_discrepancy"
     """Which times a step of training sees by the bound: spread evenly over the batch; or besides more often those where
     the bound was found to vary most."""
@@ -116,9 +116,6 @@ class Diffusion(TimedPart):
         if self.prediction == "levels" and not isinstance(slot.space, Codes):
             message = f"{slot.origin} {slot.space}, which has no levels; predict eps, x0 or v."
             yield Misfit(message, key="prediction", swap=False)
-        if self.steps is None and self.variance != "posterior":
-            message = "in continuous time no variance of a link is left to choose."
-            yield Misfit(message, key="variance", swap=False)
         if self.steps is None and self.schedule == "learned" and self.timesteps == "importance":
             message = "a learned schedule makes the bound vary alike at all times: none is to be seen more often."
             yield Misfit(message, key="timesteps", swap=False)
@@ -179,10 +176,10 @@ class DiffusionDensity(TimedDensity):
         self.steps, self.times = options.steps, options.times
         low, high = options.ends(space)
         self.schedule: Schedule = SCHEDULES[options.schedule](low, high)
-        self.variance = options.variance
+        self.variance = "posterior" if self.steps is None else options.variance
         levels = space.size if isinstance(space, Codes) and leveled(space) else 0
         self.waves = [math.pi * (levels - 1) / length for length in WAVES] if levels else []
-        self.widening = nn.Linear(TOLD, self.latent.dim) if options.variance == "learned" else None
+        self.widening = nn.Linear(TOLD, self.latent.dim) if self.variance == "learned" else None
         self.importance = Importance(self.steps or BINS) if options.timesteps == "importance" else None
         self.mix = nn.Parameter(torch.full(self.latent.shape, -3.0)) if options.mixed else None
 
