@@ -313,6 +313,6 @@ def _protocol(model: ModelDensity, source: Source, split: str, samples: int, see
     }
 
 
-def _mean(values: Tensor) -> tuple[float, float]:
-    """Mean and its standard error, over examples."""
-    return float(values.mean()), float(values.std() / math.sqrt(len(values)))
+def _mean(values: Tensor) -> tuple[float, float | None]:
+    """Mean and its standard error, over examples; of a single one there is no error."""
+    return float(values.mean()), float(values.std() / math.sqrt(len(values))) if len(values) > 1 else None

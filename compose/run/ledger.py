@@ -50,9 +50,9 @@ def render(scores: Mapping[str, Any]) -> RenderableType:
     return Group(table, *(Text(line) for line in _notes(scores)), *measured)
 
 
-def decimals(error: float) -> int:
+def decimals(error: float | None) -> int:
     """How many decimals of nats are worth printing: two digits of the standard error, two decimals at least."""
-    return max(2, 1 - math.floor(math.log10(error))) if error > 0 else 2
+    return max(2, 1 - math.floor(math.log10(error))) if error is not None and error > 0 else 2
 
 
 _ROWS = (

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file
 
 from compose.core import random
@@ -17,9 +20,11 @@ from compose.data.source import Source, Split
 from compose.parts.densities.flow import Flow
 from compose.parts.stages.bijection import Bijection
 from compose.parts.stages.dequantize import Dequantize
+from compose.recipe.check import load_recipe
 from compose.run import evaluate as room
 from compose.run.directory import Run
 from compose.run.evaluate import evaluate, score
+from compose.run.ledger import render
 
 SIZES = {"validation": 350, "test": 447}
 
@@ -233,3 +238,18 @@ def test_binarised_training_images_have_no_score(recipe, go, tmp_path, trained):
     with pytest.raises(RunError, match="drawn afresh"):
         evaluate(run, splits=("train",))
     assert evaluate(trained, splits=("train",))["splits"]["train"]["examples"] == 1000
+
+
+def test_of_a_single_example_there_is_no_standard_error(go, tmp_path: Path):
+    """A share of few rows may be one; NaN would be no JSON."""
+    np.save(tmp_path / "x.npy", np.random.RandomState(0).randint(3, size=(12, 4)))
+    changes = [f"data={{type: arrays, file: {tmp_path / 'x.npy'}}}", "train.0.steps=2", "model.stages.0.dim=2"]
+    run = go(load_recipe("vae", changes), tmp_path / "run")
+    splits = run.scores()["splits"]
+    for split in splits.values():
+        assert split["examples"] == 1 and split["standard_error"] is None and split["NLL_standard_error"] is None
+    assert "NaN" not in json.dumps(splits)
+    console = Console(width=200)
+    with console.capture() as printed:
+        console.print(render(run.scores()))
+    assert "-ELBO" in printed.get() and "standard error" not in printed.get()
