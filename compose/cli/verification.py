@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -38,15 +39,19 @@ def verify(
 
     reports: list[Report] = []
 
+    def asked(report: Report) -> bool:
+        """Whether it is of what was named, and no recipe of a folder; a run may be named with a slash at its end."""
+        return Path(report.name) == Path(targets[0])
+
     def told(report: Report) -> None:
         reports.append(report)
-        if len(targets) == 1 and not long and report.name != targets[0]:
+        if len(targets) == 1 and not long and not asked(report):
             show(_line(report))
         else:
             _details(report)
 
     verify_all(targets, seed=seed, only=only, told=told)
-    if len(reports) > 1 or reports[0].name != targets[0]:
+    if len(reports) > 1 or not asked(reports[0]):
         _summary(reports)
     if not all(report.held for report in reports):
         raise typer.Exit(1)

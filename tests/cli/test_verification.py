@@ -16,6 +16,11 @@ def test_one_recipe_is_told_in_full(compose):
         assert word in done.out
 
 
+def test_a_run_is_told_in_full_with_a_slash_at_its_end(compose, runs: dict[str, Path]):
+    done = compose("verify", f"{runs['vae']}/", "--only", "polarity")
+    assert done.code == 0 and "what it proves" in done.out and "1 models" not in done.out
+
+
 def test_a_folder_is_told_line_by_line(compose, tmp_path: Path):
     for name, dim in (("a", 16), ("b", 32)):
         (tmp_path / f"{name}.yaml").write_text(
