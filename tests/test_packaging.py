@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import shutil
@@ -42,6 +43,28 @@ def test_every_declared_package_is_pinned_to_a_version_it_admits() -> None:
         name = canonicalize_name(requirement.name)
         assert name in pinned, f"{name} is declared and not pinned"
         assert requirement.specifier.contains(pinned[name]), f"{name}=={pinned[name]} is not {requirement}"
+
+
+#: What is imported of a package whose name is another one.
+MODULES = {
+    "pillow": "PIL",
+    "pyro-ppl": "pyro",
+    "ruamel-yaml": "ruamel.yaml",
+    "scikit-learn": "sklearn",
+    "tensorboard": "torch.utils.tensorboard",
+}
+
+
+def test_every_package_that_is_asked_for_is_used() -> None:
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in (ROOT / "compose").rglob("*.py")]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    imported = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    imported |= {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
+    extras = PROJECT["optional-dependencies"]
+    asked = [*PROJECT["dependencies"], *(line for name in extras if name != "dev" for line in extras[name])]
+    names = {canonicalize_name(Requirement(line).name) for line in asked}
+    modules = {MODULES.get(name, name.replace("-", "_")) for name in names}
+    assert not {module for module in modules if not any(f"{each}.".startswith(f"{module}.") for each in imported)}
 
 
 def test_every_package_that_these_need_is_pinned() -> None:
