@@ -44,9 +44,12 @@ def units(model: ModelDensity, source: Source, split: str = "validation") -> lis
 
     Returns:
         Per edge ``edge``, ``units``, ``active`` (units whose posterior mean varies by more than 0.01, Burda et al.
-        2016), ``variance`` of the posterior mean by unit, and ``kl`` by unit in nats where it has a closed form.
+        2016), ``variance`` of the posterior mean by unit, and ``kl`` by unit in nats where it has a closed form. None of
+        a single example, over which nothing varies.
     """
     part = source.split(split)
+    if len(part) < 2:
+        return []
     x = part.x[:EXAMPLES]
     c = None if part.y is None else part.y[:EXAMPLES]
     found: list[Record] = []

@@ -245,6 +245,7 @@ def test_of_a_single_example_there_is_no_standard_error(go, tmp_path: Path):
     np.save(tmp_path / "x.npy", np.random.RandomState(0).randint(3, size=(12, 4)))
     changes = [f"data={{type: arrays, file: {tmp_path / 'x.npy'}}}", "train.0.steps=2", "model.stages.0.dim=2"]
     run = go(load_recipe("vae", changes), tmp_path / "run")
+    assert run.scores()["health"] == []  # nor can a unit be told to be off
     splits = run.scores()["splits"]
     for split in splits.values():
         assert split["examples"] == 1 and split["standard_error"] is None and split["NLL_standard_error"] is None
