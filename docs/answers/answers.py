@@ -88,6 +88,7 @@ def _variant(outcome: Any) -> Record:
         "calls": (first.get("sampling") or {}).get("network evaluations"),
         "warned": f"{len(outcome.warned)} / {len(outcome.scored)}",
         "K": outcome.first.split.get("K"),
+        "steps": round(sum(map(_steps, outcome.scored.values())) / len(outcome.scored)),
         "closed form": outcome.planned.closed_form,
         "parameters": outcome.planned.parameters,
         "effects": {
@@ -100,6 +101,12 @@ def _variant(outcome: Any) -> Record:
             for name, effect in outcome.effects.items()
         },
     }
+
+
+def _steps(scored: Any) -> int:
+    """Steps of all phases of a training."""
+    ends = {line["phase"]: line["step"] for line in scored.run.metrics()}
+    return sum(ends.values())
 
 
 def _rounded(values: Any) -> list[Any]:
@@ -163,6 +170,7 @@ FRENCH = Language(
         "distortion": "distorsion",
         "rate": "débit",
         "parameters": "paramètres",
+        "steps": "pas",
         "modes found": "modes trouvés",
         "high quality": "près d'un mode",
         "reverse KL": "KL inverse",
@@ -240,6 +248,10 @@ class Page:
     def micro(self, name: str, label: str) -> str:
         """Microseconds that a sample takes."""
         return self.language.number(1e6 * self.variant(name, label)["numbers"]["seconds a sample"][0], 0)
+
+    def steps(self, name: str, label: str) -> str:
+        """Steps of its training, the mean over seeds."""
+        return f"{self.variant(name, label)['steps']:,}".replace(",", self.language.thousands)
 
     def calls(self, name: str, label: str) -> str:
         """Calls of networks that a sample takes."""
@@ -321,6 +333,8 @@ class Page:
             return self.micro(name, label)
         if column == "calls a sample":
             return self.calls(name, label)
+        if column == "steps":
+            return self.steps(name, label)
         if column in VIEWS:
             return number(variant[column])
         if column == "seeds with a warning":
@@ -347,7 +361,7 @@ class Page:
 
         pages = Environment(undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True)
         template = (HERE / f"{self.language.code}.md.jinja").read_text(encoding="utf-8")
-        known = ("value", "micro", "calls", "effect", "require", "above", "table", "figure", "cost")
+        known = ("value", "micro", "steps", "calls", "effect", "require", "above", "table", "figure", "cost")
         given = {"figures": self.figures, "questions": QUESTIONS}
         return pages.from_string(template).render(given, **{name: getattr(self, name) for name in known})
 
