@@ -62,8 +62,8 @@ def ablate(
 
     if dry_run:
         grid = expand(read_ablation(ablation, overrides or ()))
-        _grid(grid, folder_for(out, grid.asked.name))
-        if grid.faulty:
+        _grid(grid, folder_for(out, grid.asked.name), skip_faulty)
+        if grid.faulty and not skip_faulty:
             raise typer.Exit(1)
         return
     results = study(
@@ -163,7 +163,7 @@ def _compared(results: Results, out: Path | None) -> None:
         show(str(write_report(results, out)))
 
 
-def _grid(grid: Grid, folder: Path) -> None:
+def _grid(grid: Grid, folder: Path, skip_faulty: bool) -> None:
     """Every variant, what it costs, and which of its cells are done."""
     from compose.ablation.folder import Folder
     from compose.ablation.plan import budget_said
@@ -188,8 +188,9 @@ def _grid(grid: Grid, folder: Path) -> None:
     headers = ["variant", "training", "parameters", "FLOPs", "done"]
     show(table(headers, rows, right=headers[1:]))
     show("", f"{len(grid.cells)} cells; FLOPs are of log_prob of one example (one sample where there is no likelihood)")
+    then = "it is left out" if skip_faulty else "nothing runs before that is mended or --skip-faulty is given"
     for label, faults in grid.faulty.items():
-        show("", f"{label} is refused, and nothing runs before that is mended or --skip-faulty is given:")
+        show("", f"{label} is refused, and {then}:")
         show(*(f"  {fault}" for fault in faults))
 
 

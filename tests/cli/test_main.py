@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -70,6 +71,18 @@ def test_what_a_user_can_mend_is_a_message_on_stderr(compose, words: list[str], 
     assert (done.code, done.out) == (1, "")
     assert message in done.err
     assert "Traceback" not in done.err
+
+
+def test_a_dry_run_tells_what_is_refused_as_the_run_would(compose, tmp_path: Path):
+    file = tmp_path / "small.yaml"
+    file.write_text(
+        "question: What p(z)?\nbase: vae\naxes: [{at: model.prior, values: [normal, categorical, mixture]}]\n"
+        "seeds: 1\nbudget: {steps: 6}\n"
+    )
+    refused = compose("ablate", file, "--dry-run")
+    assert refused.code == 1 and "categorical is refused, and nothing runs before that is mended" in refused.out
+    skipped = compose("ablate", file, "--dry-run", "--skip-faulty")
+    assert skipped.code == 0 and "categorical is refused, and it is left out:" in skipped.out
 
 
 def _run(*words: str) -> subprocess.CompletedProcess[str]:
