@@ -7,6 +7,8 @@ from typing import Any
 
 from compose.core.declare import ObjectivePart
 from compose.recipe.read import read_tree
+from compose.recipe.tree import dotted
+from compose.recipe.validate import read_form
 from compose.run.directory import Run
 
 #: Below these shares of modes found and of data covered; above this accuracy over the last tenth of a training.
@@ -25,14 +27,15 @@ def collapse(run: Run, measured: Mapping[str, Any]) -> list[str]:
 
 
 def _adversarial(run: Run) -> Iterator[tuple[ObjectivePart, str]]:
-    """Each objective with a critic, and its key path with where it stands."""
+    """Each objective with a critic, and its key path as the run's recipe has it, with where it stands."""
     tree = read_tree(run.path / "recipe.yaml")
+    form = read_form(tree)
     for i, phase in enumerate(run.recipe.train):
         for j, player in enumerate(phase.players):
             for k, term in enumerate(player.objectives):
                 if "critic" in type(term.objective).model_fields:
-                    at = ("train", i, "players", j, "objectives", k, "objective")
-                    yield term.objective, f"{'.'.join(map(str, at))} (see {tree.where(at)})"
+                    at = form.written(("train", i, "players", j, "objectives", k, "objective"))
+                    yield term.objective, f"{dotted(at)} (see {tree.where(at)})"
 
 
 def _missing(measured: Mapping[str, Any], objective: ObjectivePart, at: str) -> Iterator[str]:

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from compose.core.errors import KindError, TrainingError
 from compose.data.planar import PLANAR, Gaussians
-from compose.recipe.check import check_declared
+from compose.recipe.check import check_declared, load_recipe
 from compose.recipe.recipe import Recipe
 from compose.run import stretch
+from compose.run.collapse import _adversarial
 from compose.run.directory import Run
 from compose.run.evaluate import evaluate
 from compose.run.measures import modes
@@ -297,8 +298,19 @@ def test_a_collapse_is_told_with_what_to_change(go, tmp_path: Path):
     run = go(gan(), tmp_path / "run")
     missing, *_ = run.scores()["warnings"]
     assert missing.startswith("mode collapse: samples are found at ")
-    assert f"train.0.players.0.objectives.0.objective (see {run.path / 'recipe.yaml'}:" in missing
+    assert f"slope: train.0.objective (see {run.path / 'recipe.yaml'}:" in missing
     assert "paired: true" in missing
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_what_is_advised_may_be_set_in_the_run_s_recipe(recipe, go, tmp_path: Path, several: bool):
+    """Whether its phase is written with players or, of one with one objective, without."""
+    run = go(vae_gan(recipe) if several else gan(), tmp_path / "run")
+    ((_, at),) = _adversarial(run)
+    path, where = at.split(" ", 1)
+    assert where.startswith(f"(see {run.path / 'recipe.yaml'}:")
+    changed = load_recipe(run.path / "recipe.yaml", [f"{path}.pac=2"])
+    assert changed.train[0].players[0].objectives[-1].objective.pac == 2
 
 
 @pytest.mark.parametrize(
