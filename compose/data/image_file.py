@@ -16,7 +16,7 @@ from compose.core.errors import DataError
 from compose.data.levels import Levels
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    from PIL.ImageFile import ImageFile
 
 Color = Literal["rgb", "grey", "to_grey"]
 
@@ -111,7 +111,7 @@ def read_pixels(path: Path, color: Color, size: int | None = None) -> Levels:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image]:
+def _opened(path: Path) -> Iterator[ImageFile]:
     from PIL import Image
 
     try:
@@ -140,7 +140,7 @@ def _goes_on(path: Path) -> bool:
     return False
 
 
-def _deep(image: Image) -> bool:
+def _deep(image: ImageFile) -> bool:
     """Whether channels have more than 8 bits, which Pillow cuts to 8 in silence where there are several of them."""
     if image.mode[0] in "IF":
         return True
