@@ -67,12 +67,12 @@ def read_header(path: Path) -> Header:
         stat = os.stat(path)
     except OSError as error:
         raise DataError(f"{path} cannot be read as an image: {error.strerror}") from error
-    return _header(path, stat.st_mtime_ns, stat.st_size)
+    return _header(path, stat.st_ino, stat.st_mtime_ns, stat.st_size)
 
 
 @cache
-def _header(path: Path, changed: int, size: int) -> Header:
-    """The header of a file as it was at a time, with a size."""
+def _header(path: Path, file: int, changed: int, size: int) -> Header:
+    """The header of a file as it was at a time, with a size; a path may lead elsewhere from another folder."""
     from PIL.Image import Image
 
     with _opened(path) as image:
