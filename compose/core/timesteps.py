@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from compose.core.quantizer import over_devices
+
 #: Share of what a time was found to cost that the next finding replaces.
 RATE = 0.1
 #: Share of the draws that are spread evenly, so that every time is looked at again.
@@ -48,6 +50,7 @@ class Importance(nn.Module):
         known = squared.isfinite()
         count = torch.zeros_like(self.square).index_add_(0, at, known.to(self.square.dtype))
         total = torch.zeros_like(self.square).index_add_(0, at, torch.where(known, squared, 0.0))
+        count, total = over_devices(torch.stack([count, total])).unbind()
         mean, seen = total / count.clamp_min(1), count.sum()
         # The first finding sets the scale for the times that no one has looked at yet.
         before = torch.where(self.seen > 0, self.square, (total.sum() / seen).expand_as(self.square))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from compose.core import registry
+from compose.core.declare import Slot
 from compose.core.errors import ComposeError, DataError, RunError, TrainingError
 from compose.recipe.check import load_recipe
 from compose.recipe.recipe import Recipe
@@ -210,6 +211,15 @@ def _splits_evenly(recipe: Recipe, devices: int) -> None:
                 f"train.{i}.batch_size is {phase.batch_size}, which {devices} devices cannot share evenly; "
                 f"take {phase.batch_size - phase.batch_size % devices or devices}."
             )
+        share = phase.batch_size // devices
+        for objective in [term.objective for player in phase.players for term in player.objectives if devices > 1]:
+            space, labels = recipe.spaces()
+            slot = Slot("objective", space, labels=labels, model=recipe.model, batch=share)
+            for misfit in objective.misfits(slot):
+                raise TrainingError(
+                    f"train.{i}.batch_size is {phase.batch_size}, of which each of {devices} devices has {share}, and "
+                    f"that does not suit '{objective.type}': {misfit.message}"
+                )
 
 
 def _data_record(recipe: Recipe) -> dict[str, Any]:

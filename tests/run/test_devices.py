@@ -44,7 +44,8 @@ def check_equal(one: Run, two: Run) -> None:
     for before, after in zip(first, second, strict=True):
         assert after == pytest.approx(before, rel=TOLERANCE, abs=TOLERANCE)
     for split, scored in one.scores()["splits"].items():
-        for key in ("-ELBO", "NLL", "standard_error"):
+        # Of a mere bound there is no NLL.
+        for key in [key for key in ("-ELBO", "NLL", "standard_error") if scored[key] is not None]:
             assert two.scores()["splits"][split][key] == pytest.approx(scored[key], rel=TOLERANCE)
 
 
@@ -59,6 +60,14 @@ def test_batches_that_do_not_divide_are_refused(recipe, tmp_path):
         train(recipe(), tmp_path / "run", devices=4, accelerator="cpu", progress=False)
     with pytest.raises(TrainingError, match=r"batch_size is 1, which 2 devices cannot share evenly; take 2"):
         train(recipe(batch_size=1), tmp_path / "run", devices=2, accelerator="cpu", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_share_of_the_batch_that_a_critic_cannot_join_is_refused(tmp_path):
+    made = load_recipe("gan_stacked", ["train.0.batch_size=64", "train.0.objective.pac=64"])
+    said = r"train\.0\.batch_size is 64, of which each of 2 devices has 32, .* to see 64 items at once"
+    with pytest.raises(TrainingError, match=said):
+        train(made, tmp_path / "run", devices=2, accelerator="cpu", progress=False)
     assert not (tmp_path / "run").exists()
 
 
@@ -120,6 +129,21 @@ def test_an_adaptive_weight_on_two_devices(tmp_path):
     critic = "train.0.players.0.objectives.1"
     options = [f"{critic}.start=5", f"{critic}.objective.adaptive=true"]
     check_equal(*both(load_recipe("vae_gan", [*SHORT, *options]), tmp_path, precision="64-true"))
+
+
+@pytest.mark.slow
+def test_free_bits_on_two_devices(recipe, tmp_path):
+    """A rate that costs nothing on one device alone: what counts is the mean of both."""
+    free = recipe(batch_size=8, players=[{"objectives": [{"objective": {"type": "elbo", "free_bits": 0.065}}]}])
+    check_equal(*both(free, tmp_path, precision="64-true"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [{"timesteps": "importance"}, {"schedule": "learned", "steps": None}])
+def test_what_is_learned_of_the_times_on_two_devices(recipe, tmp_path, options):
+    """Which of them are drawn more often, or how the noise rises, follows the batch of both."""
+    prior = {"type": "diffusion", "net": {"type": "resmlp", "width": 16, "blocks": 1}, "steps": 8, **options}
+    check_equal(*both(recipe(prior=prior), tmp_path, precision="64-true"))
 
 
 @pytest.mark.slow

@@ -28,6 +28,7 @@ from compose.core.links import (
     signal,
 )
 from compose.core.model import ModelDensity
+from compose.core.quantizer import mean_over_devices
 from compose.core.random import standard_normal
 from compose.core.roles import Mode, Stage
 from compose.core.samplers import SAMPLERS
@@ -293,7 +294,7 @@ class DiffusionDensity(TimedDensity):
         cost = 0.5 * slope * self._error(y, gamma, c).flatten(1).sum(1)
         if shape.requires_grad:
             # The bound does not depend on the way between the ends, its variance does: what the way descends on.
-            weight = 2 * cost.detach() / cost.detach().mean()
+            weight = 2 * cost.detach() / mean_over_devices(cost.detach().mean())
             shape.register_hook(lambda gradient: gradient * weight)
             rate.register_hook(lambda gradient: gradient * weight)
         return -cost

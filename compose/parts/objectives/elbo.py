@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from compose.core.declare import Misfit, ObjectivePart, Slot
 from compose.core.kinds import Kind
 from compose.core.objective import Loss, Objective, penalised
+from compose.core.quantizer import mean_over_devices
 from compose.core.roles import Mode, promised, stages_of
 from compose.core.spaces import Real, Space
 from compose.core.terms import total, views
@@ -89,8 +90,12 @@ class ELBOObjective(Objective):
             # Divided by -n rather than averaged and negated: one operation less on the way back.
             return Loss(penalised(total(ledger.terms).sum() / -x.shape[0], ledger), ledger)
         beta = self.options.beta * (min(1.0, (step + 1) / self.options.warmup) if self.options.warmup else 1.0)
+        free = self.options.free_bits
         value = x.new_zeros((), dtype=next(iter(ledger.terms.values())).dtype)
         for view, names in views(ledger.terms).items():
             cost = -total({name: ledger.terms[name] for name in names}).mean()
-            value = value + (cost if view == "distortion" else beta * cost.clamp_min(self.options.free_bits))
+            if view != "distortion":
+                # What is free is so many nats of the whole batch's mean, over all devices.
+                cost = beta * (mean_over_devices(cost) if free else cost).clamp_min(free)
+            value = value + cost
         return Loss(penalised(value, ledger), ledger)
