@@ -14,6 +14,7 @@ from torch import Tensor
 
 from compose.core import random, registry
 from compose.core.declare import Slot
+from compose.core.errors import SpaceError
 from compose.core.gaussians import bounded
 from compose.core.model import ModelDensity
 from compose.core.roles import Density
@@ -404,3 +405,15 @@ def test_a_model_takes_no_label_for_itself():
     part = Model.model_validate({"stages": ["latent"], "labels": True})
     (reason,) = part.misfits(Slot("prior", BITS, labels=Codes((), 3, ordered=False)))
     assert reason.key == "labels" and "hands the class label on to its parts" in reason.message
+
+
+def test_a_condition_has_a_row_for_each_item_that_is_asked_for():
+    labels = Codes((), 3, ordered=False)
+    part = Model.model_validate({"prior": {"type": "flow", "layers": 1, "hidden": 4, "labels": True}})
+    built: Any = part.build(Slot("prior", PLANE, labels=labels))
+    assert len(built.sample(5, torch.tensor([2, 0, 1, 1, 2]))) == 5
+    for call in (built.sample, built.latents):
+        with pytest.raises(
+            SpaceError, match="5 items were asked for, and the condition has 1 rows; wanted one for each"
+        ):
+            call(5, torch.tensor([2]))

@@ -141,7 +141,7 @@ class ModelDensity(Density):
         Another ``how`` than as it is needs a prior that draws in steps; ``means`` are as in ``generate``.
 
         Raises:
-            SpaceError: it does not, or there are no means, or ``c`` is no batch of its space.
+            SpaceError: it does not, or there are no means, or ``c`` is no batch of its space, or one of other rows.
         """
         return self.generate(self.latents(n, c, how), c, means)
 
@@ -153,6 +153,8 @@ class ModelDensity(Density):
             SpaceError: as ``sample``.
         """
         self._check(None, c)
+        if self.condition is not None and c is not None and len(c) != n:
+            raise SpaceError(f"{n} items were asked for, and the condition has {len(c)} rows; wanted one for each.")
         if how is AS_IT_IS:
             return self.prior.sample(n, self._for_prior(c))
         return self.prior.sample_as(n, self._for_prior(c), how)
