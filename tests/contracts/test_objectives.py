@@ -134,3 +134,11 @@ def test_a_model_that_does_not_suit_is_refused(
 def test_what_draws_a_latent_of_the_data_has_a_reconstruction(stages: list[Any], space: Space):
     part: Part = registry.load("objective", "reconstruction").model_validate({})
     assert not list(part.misfits(Slot("objective", space, model=Model.model_validate({"stages": stages}))))
+
+
+def test_a_network_to_look_by_goes_where_the_images_are():
+    """The device without numbers stands for any other."""
+    part: Part = registry.load("objective", "perceptual").model_validate({"network": "mlp"})
+    slot = Slot("objective", SPACE, model=Model.model_validate({"stages": ["latent"]}))
+    both = torch.rand(4, 1, 2, 2, device="meta"), torch.rand(4, 1, 2, 2, device="meta")
+    assert part.build(slot)(lambda *_, **__: both, None, None, 0).value.device.type == "meta"

@@ -96,7 +96,8 @@ class PerceptualObjective(Objective):
 
     def _layers(self, x: Tensor) -> list[Tensor]:
         """What each linear layer gives, ``(batch, channels, places)``, the channels of a place scaled to length 1."""
-        (network,) = self.network
+        # It does not move with the objective that it is no part of.
+        network = self.network[0].to(x.device)
         found: list[Any] = []
         layers = [module for module in network.modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
         handles = [layer.register_forward_hook(lambda _, given, gives: found.append(gives)) for layer in layers]
