@@ -83,6 +83,19 @@ def test_bernoulli_and_categorical():
     close(density("categorical", LEVELS, True).log_prob(levels, c), wanted)
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_cells_of_levels_are_told_apart_whatever_the_precision_of_a_net(shared: bool):
+    p = density("discretized_logistic", Codes((4,), 256), True, components=3, shared_scale=shared).float()
+    c = torch.randn(64, 2 if shared else 3, 3, 4).bfloat16()
+    x = torch.randint(256, (64, 4))
+    assert torch.equal(p.log_prob(x, c), p.log_prob(x, c.float()))
+    samples = []
+    for each in (c, c.float()):
+        with random.region(0):
+            samples.append(p.sample(64, each))
+    assert torch.equal(*samples)
+
+
 @pytest.mark.parametrize("size", [2, 5, 256])
 def test_discretized_logistic(size: int):
     """The mass of each cell as a plain difference of sigmoids; the end cells reach to infinity."""

@@ -104,5 +104,8 @@ class DiscretizedLogisticDensity(Density):
 
     def _of_each(self, n: int, c: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Raw weight, location and raw log-scale of every component of every code."""
-        raw, loc, *given = self.parameters_or(n, c).unbind(1)
+        parameters = self.parameters_or(n, c)
+        # Half precision does not tell the cells of 256 levels apart.
+        parameters = parameters.to(torch.promote_types(parameters.dtype, torch.float32))
+        raw, loc, *given = parameters.unbind(1)
         return raw, loc, given[0] if self.scale is None else self.scale.expand_as(loc)
