@@ -192,6 +192,17 @@ def test_schedules_rise_between_their_ends_as_their_slope_says(name: str):
     assert bool((shaken(t).diff() > 0).all())
 
 
+@pytest.mark.parametrize("low, high", [(-10.0, 5.0), (-40.0, 40.0), (10.0, 40.0)])
+def test_a_cosine_is_right_in_single_precision_as_far_as_it_may_go(low: float, high: float):
+    schedule, t = SCHEDULES["cosine"](low, high), torch.linspace(0, 1, 101)
+    gamma, slope = schedule(t), schedule.slope(t)
+    assert gamma.dtype == slope.dtype == torch.float32
+    torch.testing.assert_close(gamma[[0, -1]], torch.tensor([low, high]), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(gamma, schedule(t.double()).float())
+    torch.testing.assert_close(slope, schedule.slope(t.double()).float())
+    assert bool((slope > 0).all()) and bool((gamma.diff() > 0).all())
+
+
 @pytest.mark.parametrize("schedule", SCHEDULED)
 def test_many_steps_come_to_continuous_time(schedule: str):
     space, n = Real((2,)), 20_000
