@@ -116,6 +116,17 @@ def test_kmeans_starts_on_the_vectors():
     torch.testing.assert_close(found, centres, rtol=0, atol=0.1)
 
 
+def test_residuals_that_have_started_ask_for_no_data():
+    """A later phase would else encode the whole training set for nothing."""
+    quantizer = built(Residual(quantizer=VQ(size=4, dim=2, kmeans=True), depth=2))  # type: ignore[arg-type]
+    quantizer.start(iter(torch.randn(200, 2, 3, 3).split(50)))
+    before = {name: value.clone() for name, value in quantizer.state_dict().items()}
+    more = iter(torch.randn(100, 2, 3, 3).split(50))
+    quantizer.start(more)
+    assert len(list(more)) == 2
+    assert all(torch.equal(value, before[name]) for name, value in quantizer.state_dict().items())
+
+
 def test_finite_scalars_are_levels():
     quantizer = built(FSQ(levels=[3, 5]))
     found = quantizer(3 * torch.randn(200, 2, 3, 3))

@@ -59,6 +59,10 @@ class Quantizer(nn.Module):
         """
         return
 
+    def waits(self) -> bool:
+        """Whether ``start`` still has something to set."""
+        return self.starts
+
     def start(self, batches: Iterator[Tensor]) -> None:
         """Before the first step of a training, sets what starts from the data: all vectors that will come."""
         return

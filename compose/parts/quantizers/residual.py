@@ -87,8 +87,14 @@ class ResidualQuantizer(Quantizer):
         each = zip(self._each(), codes.unbind(1), strict=True)
         return torch.stack([quantizer.vectors(code) for quantizer, code in each]).sum(0)
 
+    def waits(self) -> bool:
+        """Where one of them does."""
+        return any(quantizer.waits() for quantizer in self._each())
+
     def start(self, batches: Iterator[Tensor]) -> None:
         """Starts each on what the ones before it leave."""
+        if not self.waits():
+            return
         left = list(batches)
         for quantizer in self._each():
             quantizer.start(iter(left))

@@ -148,10 +148,14 @@ class VectorQuantizer(Quantizer):
         for value, moved in ((self.use, use), (self.total, total), (self.codebook, table)):
             value.copy_(torch.where(kept, moved, value))
 
+    def waits(self) -> bool:
+        """Until its k-means was made."""
+        return self.starts and not bool(self.started)
+
     @torch.no_grad()
     def start(self, batches: Iterator[Tensor]) -> None:
         """Puts the codebook on the centres of a k-means, once; entries too many for the vectors stay as they are."""
-        if not self.options.kmeans or self.started:
+        if not self.waits():
             return
         from sklearn.cluster import MiniBatchKMeans
 
