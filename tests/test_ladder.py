@@ -179,6 +179,7 @@ def test_what_is_refused():
     mixed = Ladder.model_validate({"posterior": "flow"})
     assert any("cannot be what is added to the other; residual: false would do" in told for told in reasons(mixed))
     assert reasons(mixed.model_copy(update={"residual": False})) == []
+    assert reasons(Ladder.model_validate({"levels": [4], "posterior": "flow"})) == [], "nothing is added at the top"
     grids = Ladder.model_validate({"levels": [[2, 2, 2], 4], "posterior": "flow", "transition": "flow"})
     assert any("no grid like that" in told for told in reasons(grids))
     convolutions = Ladder.model_validate({"levels": [[2, 3, 3], 4], "encoder": "conv", "decoder": "conv"})

@@ -105,7 +105,8 @@ class Ladder(StagePart):
         """What is split and added must have the same shape, and between levels there must be something."""
         if self.between is not None and len(self.levels) == 1:
             yield Misfit("of one level nothing lies between; leave 'between' out.", key="between", swap=False)
-        for z in self.spaces():
+        # The top level has no p of its own.
+        for z in self.spaces()[:-1]:
             q, p = self._features(self.posterior, z), self._features(self.transition, z)
             if self.residual and q != p:
                 yield Misfit(
