@@ -268,7 +268,7 @@ class ObjectivePart(Part):
 
     @property
     def reaches(self) -> tuple[str, ...]:
-        """Which of the model's parts a gradient comes to."""
+        """Which of the model's parts its loss depends on; where it is one-sided, a gradient need not reach all."""
         return "stages", "prior"
 
 
