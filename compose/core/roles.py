@@ -535,8 +535,10 @@ def from_features(x: Tensor, space: Space) -> Tensor:
     return (x * (space.size - 1)).round().long().clamp(0, space.size - 1) if space.ordered else x.argmax(1)
 
 
-def with_label(x: Tensor, c: Tensor, labels: Codes) -> Tensor:
-    """Appends a one-hot label to the first axis of each item, repeated over the remaining axes."""
+def with_label(x: Tensor, c: Tensor | None, labels: Codes | None) -> Tensor:
+    """Appends a one-hot label, where there is one, to the first axis of each item, repeated over the remaining axes."""
+    if c is None or labels is None:
+        return x
     one_hot = nn.functional.one_hot(c.long(), labels.size).to(x.dtype)
     spread = one_hot.reshape(*one_hot.shape, *[1] * (x.dim() - 2)).expand(-1, -1, *x.shape[2:])
     return torch.cat([x, spread], dim=1)

@@ -251,8 +251,7 @@ class AdversarialObjective(Objective):
         item = item.to(next(self.critic.parameters()).dtype)
         if self.options.noise:
             item = item + self.options.noise * standard_normal(item.shape, item)
-        if self.labels is not None and c is not None:
-            item = with_label(item, c, self.labels)
+        item = with_label(item, c, self.labels)
         return item if self.options.pac == 1 else rearrange(item, "(b p) c ... -> b (p c) ...", p=self.options.pac)
 
     def _says(self, item: Tensor) -> Tensor:

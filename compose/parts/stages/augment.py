@@ -99,8 +99,7 @@ class AugmentStage(Stage):
 
     def infer(self, x: Tensor, c: Tensor | None = None, closed: bool = False, mode: Mode = "path") -> Step:
         """Draws e given x."""
-        shown = x if self.labels is None or c is None else with_label(x, c, self.labels)
-        e, log_q = self.posterior.rsample_and_log_prob(self.net(shown))
+        e, log_q = self.posterior.rsample_and_log_prob(self.net(with_label(x, c, self.labels)))
         return Step(torch.cat([x, e], 1), {"minus_log_q": -log_q})
 
     @torch.no_grad()

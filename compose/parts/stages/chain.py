@@ -250,7 +250,7 @@ class ChainStage(Stage):
     def _seen(self, i: int, z: Tensor, c: Tensor | None) -> Tensor:
         if i and self.which is not None:
             z = with_label(z, torch.full((len(z),), i - 1, device=z.device), self.which)
-        return z if self.labels is None or c is None else with_label(z, c, self.labels)
+        return with_label(z, c, self.labels)
 
     def _features(self, x: Tensor) -> Tensor:
         return to_features(x, self.below, self.like.dtype)

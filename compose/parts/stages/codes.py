@@ -159,10 +159,7 @@ class CodedStage(Stage):
             self.likelihood.fit(batches)
 
     def _vectors(self, x: Tensor, c: Tensor | None) -> Tensor:
-        return self.encoder(self._labelled(to_features(x, self.below, self.like.dtype), c))
+        return self.encoder(with_label(to_features(x, self.below, self.like.dtype), c, self.labels))
 
     def _features(self, vectors: Tensor, c: Tensor | None) -> Tensor:
-        return self.decoder(self._labelled(vectors, c))
-
-    def _labelled(self, item: Tensor, c: Tensor | None) -> Tensor:
-        return item if self.labels is None or c is None else with_label(item, c, self.labels)
+        return self.decoder(with_label(vectors, c, self.labels))

@@ -100,8 +100,7 @@ class GeneratorStage(Stage):
 
     def relax(self, z: Tensor, c: Tensor | None = None) -> Tensor:
         """``g(z)``, levels between 0 and 1."""
-        seen = z if self.labels is None or c is None else with_label(z, c, self.labels)
-        x = self.decoder(seen)
+        x = self.decoder(with_label(z, c, self.labels))
         return torch.sigmoid(x) if isinstance(self.below, Codes) else x
 
     @torch.no_grad()

@@ -308,7 +308,7 @@ class LadderStage(Stage):
 
     def _up(self, features: Tensor, c: Tensor | None) -> tuple[list[Tensor], Tensor]:
         """What each level below the top sees of x, and the parameters of the top level's posterior."""
-        h, seen = self._with_label(features, c), []
+        h, seen = with_label(features, c, self.labels), []
         for i in range(self.top):
             h = self._encode(i, h)
             seen.append(h)
@@ -317,7 +317,7 @@ class LadderStage(Stage):
     def _descend(self, z: Tensor, state: Tensor | None, i: int, c: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """From z_{i+1} and the state above it to the parameters of what lies below, and the state there."""
         known = z if state is None else torch.cat([state, z], 1)
-        params = self._decode(i, self._with_label(known, c))
+        params = self._decode(i, with_label(known, c, self.labels))
         if not i:
             return params, None
         params, below = params.split([params.shape[1] - self.width, self.width], 1)
@@ -327,6 +327,3 @@ class LadderStage(Stage):
         assert state is not None
         added = self._encode(self.top + 1 + i, torch.cat([seen, state], 1))
         return p_params + added if self.residual else added
-
-    def _with_label(self, x: Tensor, c: Tensor | None) -> Tensor:
-        return x if self.labels is None or c is None else with_label(x, c, self.labels)

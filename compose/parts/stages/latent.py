@@ -141,11 +141,11 @@ class LatentStage(Stage):
 
     def q_features(self, features: Tensor, c: Tensor | None = None) -> Tensor:
         """Parameters of the posterior, from what the encoder sees."""
-        return self.encoder(features if self.labels is None or c is None else with_label(features, c, self.labels))
+        return self.encoder(with_label(features, c, self.labels))
 
     def p_features(self, z: Tensor, c: Tensor | None = None) -> Tensor:
         """Parameters of the likelihood."""
-        return self.decoder(z if self.labels is None or c is None else with_label(z, c, self.labels))
+        return self.decoder(with_label(z, c, self.labels))
 
     def fit(self, batches: Callable[[], Iterator[Tensor]]) -> None:
         """Fits a likelihood that is a model with parts to fit."""

@@ -112,4 +112,4 @@ class SplitStage(Stage):
         self.density.fit(lambda: (x[:, self.kept :] for x in batches()))
 
     def _features(self, a: Tensor, c: Tensor | None) -> Tensor:
-        return self.net(a if self.labels is None or c is None else with_label(a, c, self.labels))
+        return self.net(with_label(a, c, self.labels))
