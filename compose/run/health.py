@@ -44,8 +44,8 @@ def units(model: ModelDensity, source: Source, split: str = "validation") -> lis
 
     Returns:
         Per edge ``edge``, ``units``, ``active`` (units whose posterior mean varies by more than 0.01, Burda et al.
-        2016), ``variance`` of the posterior mean by unit, and ``kl`` by unit in nats where it has a closed form. None of
-        a single example, over which nothing varies.
+        2016), ``variance`` of the posterior mean by unit, and ``kl`` by unit in nats where it has a closed form. Of a
+        single example there are none: nothing varies over it.
     """
     part = source.split(split)
     if len(part) < 2:
