@@ -284,9 +284,11 @@ def test_a_nested_model_trains_as_the_flattened_one():
         prefix = "z2" if each is flat else "z1.log_prior.z1"
         assert list(loss.ledger.penalties) == [f"{prefix}.commitment", f"{prefix}.codebook"]
     wanted = {name: value.grad for name, value in flat.named_parameters()}
-    assert bool((wanted["stages.1.quantizer.codebook"] != 0).any())
+    codebook = wanted["stages.1.quantizer.codebook"]
+    assert codebook is not None and bool((codebook != 0).any())
     for name, value in nested.named_parameters():
-        assert torch.equal(value.grad, wanted[names[name]]), name
+        came, same = value.grad, wanted[names[name]]
+        assert came is not None and same is not None and torch.equal(came, same), name
 
 
 INSIDE = {
