@@ -7,6 +7,8 @@ from nflows.transforms import Transform
 from torch import Tensor, nn
 from torch.nn.functional import linear, relu
 
+from compose.core.gaussians import bounded
+
 
 class MaskedLinear(nn.Linear):
     """A linear map whose output ``j`` sees input ``i`` where ``gives[j] >= takes[i]``.
@@ -91,4 +93,4 @@ class MaskedAutoregressive(Transform):
 
 def _split(params: Tensor) -> tuple[Tensor, Tensor]:
     shift, raw = params.chunk(2, 1)
-    return shift, 3 * torch.tanh(raw / 3)
+    return shift, bounded(raw, 3.0)

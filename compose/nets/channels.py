@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 from torch.nn import functional
 
+from compose.core.gaussians import bounded
 from compose.nets.spline import rational_quadratic
 
 Net = Callable[[Tensor], Tensor]
@@ -80,7 +81,7 @@ class GlowStep(nn.Module):
     def _transform(self, x: Tensor, params: Tensor, inverse: bool = False) -> tuple[Tensor, Tensor]:
         if self.options.transform == "affine":
             shift, raw = params.chunk(2, 1)
-            log_scale = 3 * torch.tanh(raw / 3)
+            log_scale = bounded(raw, 3.0)
             return ((x - shift) * (-log_scale).exp() if inverse else x * log_scale.exp() + shift), log_scale
         bins = self.options.bins
         each = rearrange(params, "b (p c) h w -> b c h w p", c=x.shape[1])

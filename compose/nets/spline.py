@@ -13,6 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from compose.core.gaussians import bounded
+
 MIN_SHARE = 1e-3
 MAX_LOG_SLOPE = math.log(1e3)
 
@@ -92,7 +94,7 @@ def _bin(at: Tensor, widths: Tensor, heights: Tensor, slopes: Tensor, bound: flo
     table = rows.unflatten(dim, (3, -1))
     ends = torch.cat((index, index + 1), dim).unsqueeze(dim)
     xs, ys, raw = table.gather(dim + 1, ends.expand(*table.shape[: dim + 1], *ends.shape[dim + 1 :])).unbind(dim)
-    d0, d1 = (MAX_LOG_SLOPE * torch.tanh(raw / MAX_LOG_SLOPE)).exp().unbind(dim)
+    d0, d1 = bounded(raw, MAX_LOG_SLOPE).exp().unbind(dim)
     (x0, x1), (y0, y1) = xs.unbind(dim), ys.unbind(dim)
     width, height = x1 - x0, y1 - y0
     return _Bin(x0, x1, y0, y1, d0, d1, width, height, height / width)

@@ -24,6 +24,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from compose.core.declare import Misfit
+from compose.core.gaussians import bounded
 from compose.core.spaces import Real
 from compose.nets.autoregressive import MaskedAutoregressive
 from compose.nets.spline import rational_quadratic
@@ -136,12 +137,12 @@ class AffineCoupling(CouplingTransform):
 
     def _coupling_transform_forward(self, inputs: Tensor, transform_params: Tensor) -> tuple[Tensor, Tensor]:
         shift, raw = transform_params.unflatten(1, (2, -1)).unbind(1)
-        log_scale = 3 * torch.tanh(raw / 3)
+        log_scale = bounded(raw, 3.0)
         return inputs * log_scale.exp() + shift, log_scale.sum(1)
 
     def _coupling_transform_inverse(self, inputs: Tensor, transform_params: Tensor) -> tuple[Tensor, Tensor]:
         shift, raw = transform_params.unflatten(1, (2, -1)).unbind(1)
-        log_scale = 3 * torch.tanh(raw / 3)
+        log_scale = bounded(raw, 3.0)
         return (inputs - shift) * (-log_scale).exp(), -log_scale.sum(1)
 
 
