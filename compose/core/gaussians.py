@@ -40,6 +40,11 @@ def bounded(log_scale: Tensor, limit: float = 6.0) -> Tensor:
     return limit * torch.tanh(log_scale / limit)
 
 
+def standard_log_prob(z: Tensor) -> Tensor:
+    """``log N(z; 0, I)`` of each row, in nats, ``(batch,)``."""
+    return -0.5 * (z.square() + LOG_2PI).flatten(1).sum(1)
+
+
 def pairwise_log_prob(z: Tensor, loc: Tensor, log_scale: Tensor) -> Tensor:
     """``log N(z_b; loc_k, scale_k)`` of every pair, in nats, ``(batch, K)``.
 

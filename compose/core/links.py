@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from compose.core.gaussians import LOG_2PI, Gaussian
+from compose.core.gaussians import LOG_2PI, Gaussian, standard_log_prob
 from compose.core.random import categorical, standard_normal
 from compose.core.roles import Density, Mode, Stage, Step
 from compose.core.spaces import Codes, Real, Space
@@ -198,7 +198,7 @@ class Standard(Density):
 
     def log_prob(self, x: Tensor, c: Tensor | None = None, mode: Mode = "path") -> Tensor:
         """Of each row, exact."""
-        return -0.5 * (x.square() + LOG_2PI).flatten(1).sum(1)
+        return standard_log_prob(x)
 
     def sample(self, n: int, c: Tensor | None = None) -> Tensor:
         """Draws ``n`` items."""

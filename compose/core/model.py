@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from compose.core.drawing import AS_IT_IS, Drawing
 from compose.core.errors import SpaceError, TrainingError
-from compose.core.gaussians import LOG_2PI
+from compose.core.gaussians import standard_log_prob
 from compose.core.kinds import Kind
 from compose.core.roles import Density, Mode, Stage, from_features, inside, to_features
 from compose.core.spaces import Codes, Space
@@ -109,7 +109,7 @@ class ModelDensity(Density):
         if not with_prior:
             return ledger
         if standard:
-            terms[f"{edge}.log_prior"] = -0.5 * (z.square() + LOG_2PI).flatten(1).sum(1)
+            terms[f"{edge}.log_prior"] = standard_log_prob(z)
         elif gaussian is not None:
             terms[f"{edge}.log_prior"] = prior.expected_log_prob(gaussian)
         elif prior.splits:

@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from compose.core.declare import NetPart, Slot
 from compose.core.drawing import AS_IT_IS, Drawing
 from compose.core.errors import SpaceError
-from compose.core.gaussians import LOG_2PI
+from compose.core.gaussians import standard_log_prob
 from compose.core.kinds import Kind
 from compose.core.links import over
 from compose.core.random import standard_normal, uniform
@@ -119,7 +119,7 @@ class FlowMatchingDensity(TimedDensity):
         # Minus the divergence from 0 to 1 is the divergence from 1 to 0.
         e, volume = solve(field, x, [i / self.steps for i in range(self.steps, -1, -1)], SOLVERS["rk4"])
         assert volume is not None
-        return {"volume": volume, "noise": -0.5 * (e.square() + LOG_2PI).flatten(1).sum(1)}
+        return {"volume": volume, "noise": standard_log_prob(e)}
 
     def _moved(self, z: Tensor, t: float, c: Tensor | None, along: Tensor) -> tuple[Tensor, Tensor]:
         """v, and the sum of ``e . dv/dz e`` over the directions e, ``(directions, n, ...)``; ``(n,)``."""
