@@ -8,7 +8,7 @@ PIP = $(BIN)/python -m pip install -q -c constraints.txt $(PIP_ARGS)
 ONE = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install dev lint test test-slow bench wheel
+.PHONY: help demo install dev lint test test-quick test-slow bench wheel
 
 help: ## say this
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -27,8 +27,11 @@ lint: .venv/installed-dev ## ruff and pyright
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-test: lint ## lint, then every quick test
+test: lint ## lint, then every test but the slow ones
 	$(ONE) -m pytest -n 2
+
+test-quick: .venv/installed-dev ## a part of each room's tests, some minutes, without lint
+	$(ONE) -m pytest -n 2 -m 'not slow and not long'
 
 test-slow: .venv/installed-dev ## the tests that take minutes
 	$(ONE) -m pytest -n 2 -m slow

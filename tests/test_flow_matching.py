@@ -44,6 +44,7 @@ def built(space: Real, **options: object) -> FlowMatchingDensity:
     return whole
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("net", [NET, "mlp", {"type": "unet", "channels": [4]}, {"type": "transformer", "width": 8}])
 def test_the_volume_is_that_of_the_map(net: object):
     """Against the determinant of the whole way's Jacobian, as torch differentiates it, in fine steps."""
@@ -83,6 +84,7 @@ def test_solvers_have_their_order(name: str, order: int):
         assert math.log2(coarse / fine) == pytest.approx(order, abs=0.25)
 
 
+@pytest.mark.long
 def test_random_directions_estimate_the_trace():
     """With any number of directions the mean is the exact L; with more the spread is smaller; the promise says so."""
     space = Real((3,))
@@ -166,6 +168,7 @@ SHORT = ["train.0.steps=20", "model.prior.net.width=8", "model.prior.net.blocks=
 TOY = [*SHORT, "data={type: toy, shape: moons, train: 500, validation: 60, test: 60}", "model.stages=[standardize]"]
 
 
+@pytest.mark.long
 def test_an_estimate_is_marked_and_not_ranked(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     """A tilde before its nats, in the ledger and beside another; no gap to what is exact; the steps' error is told."""
     exact = compose.train("flow_matching", tmp_path / "exact", overrides=TOY, progress=False)

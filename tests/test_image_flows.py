@@ -216,6 +216,7 @@ class TestDequantisation:
         assert all(bool(each.grad.isfinite().all()) for each in stage.parameters() if each.grad is not None)
 
 
+@pytest.mark.long
 def test_two_scales_and_more_channels_sum_to_one():
     augmented = [*TWO_SCALES[:2], {"type": "augment", "net": CONV}, *TWO_SCALES[2:]]
     for stages in (TWO_SCALES, augmented):

@@ -175,6 +175,7 @@ def test_its_bounds_are_our_bounds():
     assert iwae > elbo + 0.01
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["flow posterior", "labels"])
 def test_svi_trains_it(name: str):
     model, x, c = built(name)
@@ -239,6 +240,7 @@ def on_a_grid(model: ModelDensity, x: Tensor) -> tuple[Tensor, Tensor, float]:
     return mean, (mass * (grid - mean) ** 2).sum(0).sqrt(), float(joint.logsumexp(0)) + math.log(cell)
 
 
+@pytest.mark.long
 def test_nuts_draws_from_the_posterior():
     """Within 5 standard errors of the sums over a grid, by the chain's own count of independent draws."""
     model, x, _ = built("vae")
@@ -256,6 +258,7 @@ def test_nuts_draws_from_the_posterior():
     assert bool(((drawn[:, 0].std(0) - sd).abs() < 5 * sd / (2 * independent).sqrt()).all())
 
 
+@pytest.mark.long
 def test_a_guide_of_pyros_own_fits_the_posterior():
     """Its ELBO is the evidence less a small KL; the encoder's is not, for its weights are shaken."""
     model, x, _ = built("vae")

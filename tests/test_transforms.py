@@ -51,6 +51,7 @@ def test_down_undoes_up_and_the_log_det_is_the_jacobians(kind: dict[str, Any], c
     torch.testing.assert_close(torch.linalg.slogdet(jacobian)[1], log_det[:20], rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.long
 @every_kind
 @with_and_without_context
 def test_both_ways_are_one_graph(kind: dict[str, Any], context: int):

@@ -22,6 +22,8 @@ from compose.core.model import ModelDensity
 from compose.run.directory import Run
 from tests.run.test_begun import SHORT
 
+pytestmark = pytest.mark.long
+
 VAE = ["train.0.steps=5", "evaluate.samples=2", "model.stages.0.dim=4"]
 
 

@@ -21,6 +21,8 @@ from compose.ablation.results import Study
 from compose.core.errors import AblationError, RecipeError, TrainingError
 from tests.ablation.small import go
 
+pytestmark = pytest.mark.long
+
 Write = Callable[..., Path]
 
 

@@ -69,6 +69,7 @@ def test_a_base_that_no_combination_equals_is_added_under_its_name(write: Write)
     assert found.base == "vae"
 
 
+@pytest.mark.long
 def test_fits_is_every_part_that_type_checks_there(write: Write):
     file = write(axes="[{at: model.prior, values: fits, leave_out: [model, diffusion]}]")
     listed = [fit.name for fit in fits(read_tree("vae"), "model.prior") if fit.name not in ("model", "diffusion")]
@@ -225,6 +226,7 @@ def test_phases_with_budgets_of_two_units_share_no_equal_one():
         within(recipe, Budget(steps=10), flops=1)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", shipped_ablations())
 def test_shipped_ablations_type_check(name: str):
     if name.startswith("fashion/") and not FASHION.is_dir():

@@ -231,6 +231,7 @@ def test_only_where_something_holds_still_it_is_a_frozen_comparison(changes, how
     assert freezing(Results(plan, [], [])).startswith(how)
 
 
+@pytest.mark.long
 def test_other_protocols_go_to_a_table_of_their_own(write: Write, tmp_path: Path):
     given = "{data.labels: true, model.stages.0.labels: true}"
     axes = f"[{{name: labels, values: {{without: {{data.labels: false}}, with: {given}}}}}]"
@@ -243,12 +244,14 @@ def test_other_protocols_go_to_a_table_of_their_own(write: Write, tmp_path: Path
     assert "effect on -ELBO" not in second.headers
 
 
+@pytest.mark.long
 def test_one_seed_says_nothing_of_another_training(write: Write, tmp_path: Path):
     found = go(write(seeds="1"), tmp_path / "out")
     assert found.outcomes[1].effects["-ELBO"].seeds is None
     assert "one seed" in cautions(found)[0]
 
 
+@pytest.mark.long
 def test_what_has_no_likelihood_is_judged_by_its_samples(tmp_path: Path):
     file = tmp_path / "gan.yaml"
     file.write_text(

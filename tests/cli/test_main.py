@@ -89,6 +89,7 @@ def _run(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False)
 
 
+@pytest.mark.long
 def test_a_module_is_the_command():
     done = _run("-m", "compose", "check", "vae", "model.prior=bernoulli")
     assert done.returncode == 1
@@ -96,6 +97,7 @@ def test_a_module_is_the_command():
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.long
 def test_a_reader_that_leaves_is_no_error():
     script = f"{sys.executable} -m compose schema | head -c 10"
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)

@@ -39,11 +39,13 @@ def fresh(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return role, plugin, test
 
 
+@pytest.mark.long
 def test_it_keeps_the_contracts(fresh: tuple[str, Path, Path]):
     role, _, _ = fresh
     assert sum(check_part(registry.load(role, f"fresh_{role}")).values()) > 10
 
 
+@pytest.mark.long
 def test_its_own_test_runs_every_contract(fresh: tuple[str, Path, Path]):
     """Of one role the test is run, of the others only collected: the contracts themselves are tried above."""
     role, _, test = fresh
@@ -56,6 +58,7 @@ def test_its_own_test_runs_every_contract(fresh: tuple[str, Path, Path]):
     assert f"{len(contracts(role))} {said}" in done.stdout
 
 
+@pytest.mark.long
 def test_it_checks_and_trains(fresh: tuple[str, Path, Path]):
     role, _, _ = fresh
     checked = check_tree(Tree({"data": "digits", "train": [{"steps": 3}], **USES[role]}, {}, ""))
@@ -83,6 +86,7 @@ def _three_steps(checked: Checked) -> tuple[float, float]:
     return losses[0], losses[-1]
 
 
+@pytest.mark.long
 def test_its_text_is_clean(fresh: tuple[str, Path, Path]):
     _, plugin, test = fresh
     for file in (plugin, test):

@@ -125,6 +125,7 @@ def test_equation_of_a_model_inside(compose):
     assert "\n  where log p_model(z1) = log|det dv1/dz1| + log p_normal(v1)\n" in done.out
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", ["as the recipe", "by option"])
 def test_equation_with_the_nats_of_a_run(compose, runs: dict[str, Path], how: str):
     run = runs["flow prior"]

@@ -96,6 +96,7 @@ def test_sample_writes_a_picture(compose, runs: dict[str, Path], tmp_path: Path)
     assert first.read_bytes() == again.read_bytes() != other.read_bytes()
 
 
+@pytest.mark.long
 def test_compile_is_an_option_of_train_and_of_sample(compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """As far as the compiler: what is compiled says what it is called with, and runs as it is."""
     called: list[str] = []

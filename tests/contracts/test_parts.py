@@ -18,7 +18,18 @@ def test_every_role_has_parts_and_contracts():
     assert min(len(contracts(role)) for role in registry.ROLES) >= 4
 
 
-@pytest.mark.parametrize(("role", "contract"), [(role, name) for role in registry.ROLES for name in contracts(role)])
+#: Contracts that are soon told of all parts.
+QUICK = {"it_says_what_it_is", "it_survives_a_dump", "codes_are_as_declared", "examples_lie_in_the_declared_spaces"}
+
+
+@pytest.mark.parametrize(
+    ("role", "contract"),
+    [
+        pytest.param(role, name, marks=() if name in QUICK else pytest.mark.long)
+        for role in registry.ROLES
+        for name in contracts(role)
+    ],
+)
 def test_parts_keep(role: str, contract: str):
     """All parts are tried even where one fails; and the contract is tried at all."""
     counts, broken = {}, []

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 import runpy
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,7 +25,19 @@ def everything() -> list[Block]:
     return [block for page in PAGES for block in blocks(page)]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+#: What these do takes long though they train nothing.
+LONG = {"docs/add-a-part.md", "docs/pyro.md", "docs/verify.md"}
+
+
+def followed() -> Iterator[Any]:
+    """Each page by its name; those that train something take long."""
+    for page in PAGES:
+        name = str(page.relative_to(ROOT))
+        long = name in LONG or any("steps" in block.hints for block in blocks(page))
+        yield pytest.param(page, id=name, marks=pytest.mark.long if long else ())
+
+
+@pytest.mark.parametrize("page", list(followed()))
 def test_a_page_can_be_followed_literally(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "120")

@@ -32,9 +32,16 @@ LONG = {
 }
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in names()]
-)
+#: One of each family, of a second or two.
+QUICK = {"vae", "vae_vamp", "vae_flow_prior", "hvae", "flow_toy", "gan_grid", "diffusion_toy"}
+
+
+def speed(name: str) -> pytest.MarkDecorator | tuple[()]:
+    """How long a recipe takes, as a mark."""
+    return pytest.mark.slow if name in LONG else () if name in QUICK else pytest.mark.long
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=speed(name)) for name in names()])
 def test_golden_curve(name, tmp_path):
     kept = golden().get(name)
     if kept is None:

@@ -64,6 +64,7 @@ def test_terms_are_named_and_ordered_as_in_the_ledger(name: str, labels: bool):
     assert found.views == views([term.name for term in found.terms])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", shipped())
 def test_so_are_those_of_every_shipped_recipe(name: str):
     checked = check(name)

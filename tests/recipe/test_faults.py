@@ -52,6 +52,7 @@ def test_a_sound_recipe_has_none(name: str, depth: int, tmp_path: Path):
     assert reported(BASES[name], tmp_path / "recipe.yaml", depth)[1] == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", KINDS)
 def test_each_kind_alone(name: str, tmp_path: Path):
     for data in BASES.values():

@@ -50,6 +50,7 @@ def test_there_are_places_of_every_role():
     assert len(PLACES) >= 25
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("name", "path"), [place for place in PLACES if place[1] != "data"])
 def test_what_fits_builds_and_steps_and_what_does_not_is_refused(name: str, path: str):
     tree = _tree(RECIPES[name])

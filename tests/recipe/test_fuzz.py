@@ -30,6 +30,8 @@ from compose.recipe.shipped import find, shipped
 from compose.recipe.validate import read_form
 from tests.recipe.faults import BASES, KeyPath, get
 
+pytestmark = pytest.mark.long
+
 MUTANTS = 2000
 BATCH = 100
 BUILT = 60

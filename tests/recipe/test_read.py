@@ -213,6 +213,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_text_is_refused_where_it_goes_wrong(name: str) -> None:
     text, where, path, said = HOSTILE[name]
@@ -241,6 +242,7 @@ def test_a_large_file_is_not_read(write: Write) -> None:
     assert "256 KiB" in fault.message
 
 
+@pytest.mark.long
 def test_a_recipe_of_the_largest_size_is_read(write: Write) -> None:
     write("whole.yaml", "".join(f"key_{i:05d}: 1\n" for i in range(9_999)) + "#" * 120_000)
     assert len(bounded(32, lambda: read_tree("whole.yaml")).data) == 9_999
@@ -434,6 +436,7 @@ def test_a_dotted_key_is_a_plain_key_where_nothing_is_extended(write: Write) -> 
     assert read_tree("plain.yaml").data == {"a.b": 1}
 
 
+@pytest.mark.long
 def test_thousands_of_changes_cost_little(write: Write) -> None:
     write("wide.yaml", "a: [" + "1, " * 15_000 + "]\nb: 0\nc: {d: {type: x}}\n")
     write(
@@ -540,6 +543,7 @@ def mutant(raw: bytes, rng: random.Random) -> bytes:
     return bytes(text)
 
 
+@pytest.mark.long
 def test_two_thousand_mutants_are_trees_or_recipe_errors(write: Write) -> None:
     rng = random.Random(0)
     variant = (
@@ -561,6 +565,7 @@ def test_two_thousand_mutants_are_trees_or_recipe_errors(write: Write) -> None:
     assert 200 < trees < 1_800
 
 
+@pytest.mark.long
 def test_five_hundred_mutant_overrides_are_trees_or_recipe_errors(write: Write) -> None:
     rng = random.Random(1)
     seeds = (

@@ -121,6 +121,7 @@ def test_a_phase_has_one_budget_and_its_keys_or_players(phase: dict[str, Any]):
     assert VALIDATOR.is_valid({"data": "digits", "model": {}, "train": [{"steps": 1, "epochs": None}]})
 
 
+@pytest.mark.long
 def test_every_option_has_a_description_and_every_part_its_source():
     for role in registry.ROLES:
         for name in registry.names(role):
@@ -235,6 +236,7 @@ def _is_faulty(mutant: dict[str, Any], tmp_path: Path) -> bool:
         return True
 
 
+@pytest.mark.long
 def test_mutants_are_refused(tmp_path: Path):
     """At least 95 % of all mutants; each of a sample is refused by the recipe's own reading too, so it is a mutant."""
     mutants = list(_mutants())

@@ -10,6 +10,8 @@ from compose.run.begun import FILE, after_first_phase, begun, first_phase
 from compose.run.directory import Run
 from compose.run.train import resume
 
+pytestmark = pytest.mark.long
+
 SHORT = ["train.0.steps=30", "train.1.steps=20", "evaluate.samples=1", "train.0.batch_size=32", "train.1.batch_size=32"]
 PRIORS = ("mixture", "flow", "diffusion")
 

@@ -17,6 +17,8 @@ from compose.run.stretch import Stretch
 from compose.run.train import resume
 from tests.run.test_devices import both, check_equal
 
+pytestmark = pytest.mark.long
+
 SMALL = [
     "model.stages.0.factor=2",
     "model.stages.0.quantizer.size=64",

@@ -23,6 +23,8 @@ from compose.run.sample import sample
 from compose.run.train import resume
 from tests.absent import skip_where_absent
 
+pytestmark = pytest.mark.long
+
 
 def by(backend: Any) -> Any:
     """Compiles with another backend than the one that needs a compiler."""

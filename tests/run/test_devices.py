@@ -20,6 +20,8 @@ from compose.recipe.recipe import Recipe
 from compose.run.directory import Run
 from compose.run.train import resume, train
 
+pytestmark = pytest.mark.long
+
 FASHION = Path("/usr/share/datasets/fashion-mnist")
 TOLERANCE = 1e-5
 #: Logging every second step, over 20 steps, scored with two draws.

@@ -72,6 +72,7 @@ def test_a_chain_is_not_drawn_in_more_steps_than_it_has_links(diffused: Run):
         sample(diffused, 1, how=Drawing(sampler="ancestral", steps=5))
 
 
+@pytest.mark.long
 def test_a_frozen_prior_is_trained_after_its_autoencoder(go, tmp_path: Path):
     """The first phase leaves the prior as it was, and pays N(0, I); the second leaves the autoencoder."""
     recipe = load_recipe("latent_diffusion", FROZEN)

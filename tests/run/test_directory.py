@@ -90,6 +90,7 @@ def test_the_best_weights_are_what_loads(trained):
     assert (trained.path / "model.safetensors").read_bytes() == best
 
 
+@pytest.mark.long
 def test_tensorboard_shows_the_log_once_even_after_a_resume(recipe, go, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -193,6 +193,7 @@ def test_a_model_without_a_latent_is_scored_with_one_draw_of_its_noise(recipe, g
     assert told["NLL"] <= told["-ELBO"]
 
 
+@pytest.mark.long
 def test_health_counts_units_and_warns_of_collapse(recipe, go, tmp_path):
     """An unbearable rate switches every unit off; the warning names a line of the recipe."""
     run = go(recipe(steps=300, objective={"type": "elbo", "beta": 500.0}, optimizer={"lr": 1e-2}), tmp_path / "run")

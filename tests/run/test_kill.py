@@ -21,6 +21,8 @@ from compose.recipe.recipe import Recipe
 from compose.recipe.write import to_yaml
 from compose.run.train import resume
 
+pytestmark = pytest.mark.long
+
 CHILD = str(Path(__file__).with_name("child.py"))
 PRELOADED = ["compose.run.train", "compose.run.loop", "compose.run.figures", "compose.data.digits"]
 PRELOADED += ["lightning_fabric", "torch.utils.tensorboard", "matplotlib.figure", "PIL.Image", "sklearn.datasets"]

@@ -87,6 +87,7 @@ def test_points_are_compared_as_they_are():
     assert said == {"features": "the 2 numbers themselves"}
 
 
+@pytest.mark.long
 def test_a_classifier_is_trained_once_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("COMPOSE_CACHE", str(tmp_path))
     monkeypatch.setattr(room, "STEPS", 60)
@@ -148,6 +149,7 @@ def test_of_two_that_need_a_classifier_at_once_one_trains_it(tmp_path: Path, mon
     assert torch.equal(one[0](x), other[0](x))
 
 
+@pytest.mark.long
 def test_the_first_model_whose_modes_are_counted_trains_the_classifier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("COMPOSE_CACHE", str(tmp_path))
     monkeypatch.setattr(room, "STEPS", 60)
@@ -209,6 +211,7 @@ def test_only_grey_levels_are_stacked(of):
         Stacked.model_validate({"of": of}).spaces()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "recipe, calls",
     [

@@ -23,6 +23,8 @@ from compose.run.ledger import decimals
 from compose.run.plane import _density, _histogram
 from tests.docs.blocks import run_compose
 
+pytestmark = pytest.mark.long
+
 TOY = {"train": 2000, "validation": 300, "test": 400}
 
 

@@ -27,6 +27,8 @@ from compose.run.sample import sample
 from compose.run.stretch import Stretch
 from compose.run.train import resume
 
+pytestmark = pytest.mark.long
+
 CRITIC = {"type": "adversarial", "critic": {"type": "mlp", "hidden": [16]}}
 GENERATOR = {"type": "generator", "dim": 4, "decoder": {"type": "mlp", "hidden": [16]}}
 PLANE = {"type": "toy", "shape": "grid25", "train": 500, "validation": 100, "test": 100}

@@ -52,6 +52,7 @@ def test_many_samples_come_in_chunks(trained, monkeypatch):
     assert sample(trained, 20).shape == (20, 1, 8, 8)
 
 
+@pytest.mark.long
 def test_samples_follow_the_model(good):
     """Their mean is near that of the training images, pixel by pixel; black images would be 4.9 away."""
     images = good.recipe.data.load().train.x.float().mean(0)
@@ -208,6 +209,7 @@ def test_what_phases_are_judged_by_is_told_apart(recipe, go, tmp_path, monkeypat
     assert looks.keys() == {"validation -ELBO", "validation -ELBO to N(0, I)"} and len(set(looks.values())) == 2
 
 
+@pytest.mark.long
 def test_the_curve_keeps_what_is_no_nats_apart(recipe, go, tmp_path, monkeypatch):
     """A denoising loss has an axis of its own, and a bound that a solver found has its tilde."""
     prior = {"type": "flow_matching", "net": {"type": "resmlp", "width": 8, "blocks": 1}}

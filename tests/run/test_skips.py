@@ -169,6 +169,7 @@ def test_a_stopped_training_goes_on_from_its_last_good_checkpoint(recipe, go, tm
         assert state.counters(tmp_path / "run" / "last.safetensors")["step"] == good
 
 
+@pytest.mark.long
 def test_the_count_of_skips_survives_a_resume(recipe, go, tmp_path, plugin):
     made = recipe(prior={"type": "failing", "first": 1, "count": 2}, steps=10, validate_every=5)
     run = go(made, tmp_path / "run")

@@ -65,6 +65,7 @@ def test_schedules(recipe, go, tmp_path, every_step, schedule, expected):
     assert [line["lr"] / LR for line in lines(run)] == pytest.approx(expected)
 
 
+@pytest.mark.long
 def test_the_cosine_ends_near_zero(recipe, go, tmp_path, every_step):
     run = go(recipe(steps=200, validate_every=200, optimizer={"lr": LR, "schedule": "cosine"}), tmp_path / "run")
     assert lines(run)[-1]["lr"] < 1e-3 * LR
@@ -111,6 +112,7 @@ def test_a_budget_in_real_seconds(recipe, go, tmp_path):
     assert run.metrics()[-1]["step"] >= 1
 
 
+@pytest.mark.long
 def test_the_best_by_validation_is_kept(recipe, go, tmp_path):
     """A rate so high that the bound gets worse again: the weights are those of the best look, not of the last."""
     run = go(recipe(steps=60, validate_every=5, optimizer={"lr": 0.3}), tmp_path / "run")
@@ -123,6 +125,7 @@ def test_the_best_by_validation_is_kept(recipe, go, tmp_path):
     assert changed({name: weights(run, "last")[f"model/{name}"] for name in weights(run)}, weights(run))
 
 
+@pytest.mark.long
 def test_a_look_takes_no_more_than_so_many_examples(recipe, go, tmp_path, monkeypatch):
     """Spread over the set, and what is reported is scored on all of it."""
     monkeypatch.setattr(stretch, "LOOKED_AT", 7)
@@ -137,6 +140,7 @@ def test_a_look_takes_no_more_than_so_many_examples(recipe, go, tmp_path, monkey
     assert evaluate.evaluate(run, samples=1)["splits"]["validation"]["examples"] == len(whole)
 
 
+@pytest.mark.long
 def test_the_test_split_is_never_looked_at(recipe, go, tmp_path, monkeypatch):
     first = go(recipe(steps=20, validate_every=5), tmp_path / "first")
     real = Digits.load
@@ -151,6 +155,7 @@ def test_the_test_split_is_never_looked_at(recipe, go, tmp_path, monkeypatch):
     assert first.scores()["splits"]["test"]["-ELBO"] != second.scores()["splits"]["test"]["-ELBO"]
 
 
+@pytest.mark.long
 def test_the_averaged_weights_are_what_is_kept_and_scored(recipe, go, tmp_path):
     """An average with decay d after n steps, recomputed from the weights of every step."""
     kept: list[dict[str, Tensor]] = []
@@ -190,6 +195,7 @@ def test_each_player_is_kept_as_it_is_averaged(recipe, go, tmp_path, decays):
     assert changed({name: last[f"model/{name}"] for name in kept}, kept)
 
 
+@pytest.mark.long
 def test_clipping_bounds_the_step(recipe, go, tmp_path):
     """With plain gradient descent the first step is as long as rate times clip."""
     start = dict(build(recipe()).named_parameters())
@@ -226,6 +232,7 @@ def test_frozen_parts_stay_as_they_are(recipe, go, tmp_path, monkeypatch):
         assert all(name.startswith(("prior", "stages.0.decoder")) for name in training)
 
 
+@pytest.mark.long
 def test_two_players_change_only_their_own(recipe, go, tmp_path):
     """Each with its own optimizer; what one player does is what it does alone, for the first step."""
     players = [
@@ -279,6 +286,7 @@ def test_two_phases(recipe, go, tmp_path):
     assert {line["phase"] for line in run.metrics()} == {0, 1}
 
 
+@pytest.mark.long
 def test_standardize_fits_the_whole_training_set(recipe, go, tmp_path, monkeypatch):
     """At the start of the second phase the latents of all training images have mean 0 and deviation 1."""
     monkeypatch.setattr(Batches.all, "__defaults__", (300,))  # in several batches, the last of which is not full
@@ -341,6 +349,7 @@ def test_other_objectives_train(recipe, go, tmp_path, objective):
     assert lines(run)[-1]["loss"] < lines(run)[0]["loss"] - 20
 
 
+@pytest.mark.long
 def test_a_labelled_recipe_trains_scores_and_samples_by_label(recipe, go, tmp_path):
     run = go(recipe(data={"labels": True}, steps=300, optimizer={"lr": 3e-3}), tmp_path / "run")
     protocol = run.scores()["splits"]["test"]["protocol"]
@@ -359,6 +368,7 @@ def test_a_labelled_recipe_trains_scores_and_samples_by_label(recipe, go, tmp_pa
     assert (ones - images[1]).norm() < (ones - images[0]).norm()
 
 
+@pytest.mark.long
 def test_other_precisions_train(recipe, go, tmp_path):
     """Double and mixed precision, with an average: everything made of the weights shares their precision."""
     single = go(recipe(ema=0.9), tmp_path / "single")
@@ -429,6 +439,7 @@ def test_what_cannot_start_makes_no_directory(recipe, tmp_path: Path):
         assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.long
 def test_progress_takes_the_loss_apart(recipe, go, tmp_path, capsys):
     phases = [{"steps": 60, "batch_size": 50}, {"steps": 3, "batch_size": 50}]
     go(recipe(train=phases), tmp_path / "run", progress=True)

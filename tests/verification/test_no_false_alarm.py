@@ -35,7 +35,16 @@ REASONS = (
 LONG = {
     "diffusion", "diffusion_decoder", "fashion/conv_ladder", "fashion/diffusion", "flow", "flow_augmented", "vdm"
 }  # fmt: skip
-NAMES = [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in shipped()]
+#: These stand for all others among the quick ones.
+QUICK = {"vae", "gan_grid"}
+
+
+def speed(name: str) -> pytest.MarkDecorator | tuple[()]:
+    """How long a recipe takes, as a mark."""
+    return pytest.mark.slow if name in LONG else () if name in QUICK else pytest.mark.long
+
+
+NAMES = [pytest.param(name, marks=speed(name)) for name in shipped()]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -442,14 +442,17 @@ def test_the_page_lists_what_is_planted():
 
 #: Their sums take most of a minute each.
 LONG = {"what splits off is not scored", "the volume of learned noise forgotten"}
+#: Faults that these checks find stand for all others among the quick ones.
+QUICK = {"closed forms", "rows", "polarity", "gradients", "log dets"}
 
 
 def plantings() -> Iterator[Any]:
-    """Each fault in each of its recipes; in the first one of all quick tests."""
+    """Each fault in each of its recipes: all but the first of these are slow, and most of the first long."""
     for fault in FAULTS:
         for name in fault.recipes:
-            long = fault.what in LONG or name != fault.recipes[0]
-            yield pytest.param(fault, name, id=f"{fault.what}, {name}", marks=pytest.mark.slow if long else ())
+            slow = fault.what in LONG or name != fault.recipes[0]
+            speed = pytest.mark.slow if slow else () if fault.speaks in QUICK else pytest.mark.long
+            yield pytest.param(fault, name, id=f"{fault.what}, {name}", marks=speed)
 
 
 @pytest.mark.parametrize(("fault", "name"), list(plantings()))
