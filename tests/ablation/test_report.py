@@ -197,6 +197,7 @@ def test_every_seed_is_asked_whether_it_compares():
     assert against({0: scored(), 2: scored(K=5)}, base)[2] == {}  # seed 2 is paired with none
 
 
+@pytest.mark.long
 def test_measures_of_samples_of_other_data_do_not_compare(tmp_path: Path):
     file = tmp_path / "planes.yaml"
     file.write_text(

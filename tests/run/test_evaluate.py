@@ -206,6 +206,7 @@ def test_health_counts_units_and_warns_of_collapse(recipe, go, tmp_path):
     assert "objective" in "".join((run.path / "recipe.yaml").read_text().splitlines()[line - 3 : line + 2])
 
 
+@pytest.mark.long
 def test_health_sees_units_that_are_off_where_a_posterior_has_no_closed_form(recipe, go, tmp_path):
     """A mean of draws varies though nothing of x is in it; two of them do not vary alike."""
     stage = recipe().model.stages[0].model_copy(update={"posterior": Flow(transform="affine_coupling", layers=2)})

@@ -179,6 +179,7 @@ def test_the_averaged_weights_are_what_is_kept_and_scored(recipe, go, tmp_path):
     assert score == pytest.approx(lines(run, "validation -ELBO")[-1]["validation -ELBO"], rel=1e-9)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("decays", [(0.5, None), (None, 0.7), (0.5, 0.7)])
 def test_each_player_is_kept_as_it_is_averaged(recipe, go, tmp_path, decays):
     """And that of a player that keeps no average is what it trained."""
@@ -407,6 +408,7 @@ MIXED = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", MIXED)
 def test_shipped_recipes_train_in_mixed_precision(go, tmp_path, monkeypatch, every_step, name):
     """What networks give in bfloat16 meets single precision in every part, and in what follows a step."""
