@@ -176,8 +176,8 @@ FAULTS = (
     Fault(
         "a prior term left out",
         "compose.core.model",
-        "            if penalties:\n                ledger",
-        "            terms[f'{edge}.log_prior'] = 0 * terms[f'{edge}.log_prior']\n            if penalties:\n                ledger",
+        "if penalties:\n",
+        "terms[f'{edge}.log_prior'] *= 0\n            if penalties:\n",
         "total mass",
         (*ANY, "flow"),
     ),
