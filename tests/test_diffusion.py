@@ -203,6 +203,30 @@ def test_a_cosine_is_right_in_single_precision_as_far_as_it_may_go(low: float, h
     assert bool((slope > 0).all()) and bool((gamma.diff() > 0).all())
 
 
+def test_denoising_trains_the_variance_by_the_bound_and_the_network_as_without_it():
+    """Where the variance is learned, the number and the network's gradient are those of ``variance: posterior``."""
+    x, found = items(Real((3,)), 8), {}
+    for variance in ("posterior", "learned"):
+        density = built(Real((3,)), variance=variance)
+        if found:
+            density.load_state_dict(found["posterior"][0].state_dict(), strict=False)
+        with random.region(4, "test"):
+            cost = density.denoising(x).sum()
+        cost.backward()
+        found[variance] = (density, float(cost))
+    (plain, cost), (learned, same) = found["posterior"], found["learned"]
+    assert same == cost
+    for name, value in plain.named_parameters():
+        came = learned.get_parameter(name).grad
+        assert value.grad is not None and came is not None and torch.equal(came, value.grad), name
+    many, widening, gradients = x.repeat(500, 1), learned.get_parameter("widening.weight"), []
+    for loss in (learned.denoising, lambda x: -learned.log_prob(x, mode="one_t")):
+        with random.region(4, "test"):
+            gradients += torch.autograd.grad(loss(many).sum(), widening)
+    one, other = gradients
+    assert float((one * other).sum() / (one.norm() * other.norm())) > 0.99
+
+
 @pytest.mark.parametrize("schedule", SCHEDULED)
 def test_many_steps_come_to_continuous_time(schedule: str):
     space, n = Real((2,)), 20_000

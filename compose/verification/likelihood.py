@@ -92,9 +92,7 @@ def closed_forms(tiny: Tiny) -> Iterator[Finding]:
     of = "E L in mode kl, against mode path"
     if not tiny.scored:
         yield unchecked(of, IMPLICIT)
-    if tiny.noise > 2:
-        yield unchecked(of, f"{tiny.noise} numbers of noise are too many to integrate out")
-    if not 0 < tiny.noise <= 2:
+    if not tiny.scored or not tiny.noise:
         return
     # Made before draws are recorded.
     model, x = tiny.model, tiny.items
@@ -104,6 +102,9 @@ def closed_forms(tiny: Tiny) -> Iterator[Finding]:
             found.append(model.log_prob(x, tiny.label(len(x)), mode))
     if torch.equal(*found):
         return  # no term has a closed form
+    if tiny.noise > 2:
+        yield unchecked(of, f"{tiny.noise} numbers of noise are too many to integrate out")
+        return
     closed = expectation(partial(tiny.score, mode="kl"), tiny.items)
     off = float((closed.value - tiny.mean.value).abs().max())
     slack = max(1e-5, float((closed.error + tiny.mean.error).max()))

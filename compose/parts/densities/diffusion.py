@@ -265,10 +265,14 @@ class DiffusionDensity(TimedDensity):
     def _link(self, y: Tensor, c: Tensor | None, i: Tensor, steps: int) -> Tensor:
         """``-KL(q(z_s | z_t, x) || p(z_s | z_t))`` at a ``z_t`` drawn from ``q(z_t | x)``, of link i of each row."""
         t, s = self.gamma(i / steps), self.gamma((i - 1) / steps)
-        missed, wider = over(torch.expm1(t - s), y) * self._error(y, t, c), self._wider(t, s)
+        return -self._kl(self._error(y, t, c), t, s)
+
+    def _kl(self, error: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        """What a link between two gammas costs, by what was missed of the noise, squared."""
+        missed, wider = over(torch.expm1(t - s), error) * error, self._wider(t, s)
         if wider is not None:
             missed = (missed + 1) * torch.exp(-wider) - 1 + wider
-        return -0.5 * missed.flatten(1).sum(1)
+        return 0.5 * missed.flatten(1).sum(1)
 
     def _wider(self, t: Tensor, s: Tensor) -> Tensor | None:
         """Log of the model's variance over that of ``q(z_s | z_t, x)``, ``(batch, ...)``; none where they are one.
@@ -320,15 +324,23 @@ class DiffusionDensity(TimedDensity):
         """``|eps - eps_hat|^2 / 2`` at a random time, all times alike; or as ``|x - x_hat|^2`` up to some signal.
 
         It is no bound: what the bound would weigh heavily, the last bit of noise, counts little. ``at_most`` is the
-        ratio of signal to noise from which on all times count alike.
+        ratio of signal to noise from which on all times count alike. A variance that is learned still descends on the
+        bound, of a network that holds still: its gradient is added, and no number.
 
-        Source: Ho et al. 2020, arXiv:2006.11239; at_most: min-SNR, Hang et al. 2023, arXiv:2303.09556.
+        Source: Ho et al. 2020, arXiv:2006.11239; at_most: min-SNR, Hang et al. 2023, arXiv:2303.09556; the variance:
+        Nichol and Dhariwal 2021, arXiv:2102.09672, section 3.1.
         """
         y = signal(x, self.space, self.like.dtype)
-        t = self.time(y) if self.steps is None else _which(self.time(y), self.steps) / self.steps
-        gamma = self.gamma(t).detach()
+        steps = self.steps or 1
+        i = self.time(y) if self.steps is None else _which(self.time(y), steps)
+        gamma = self.gamma(i / steps).detach()
         weight = 0.5 if at_most is None else 0.5 * (at_most * gamma.exp()).clamp_max(1.0)
-        return weight * self._error(y, gamma, c).flatten(1).sum(1)
+        error = self._error(y, gamma, c)
+        found = weight * error.flatten(1).sum(1)
+        if self.widening is None:
+            return found
+        bound = self._kl(error.detach(), gamma, self.gamma((i - 1) / steps).detach())
+        return found + (bound - bound.detach())
 
     # --- the network -------------------------------------------------------------------------------------------------
 
