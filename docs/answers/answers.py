@@ -6,8 +6,8 @@
 Tables, figures and what sentences quote of a variant come from ``results.json``, which holds nothing but what the
 ablations found. What a sentence claims of them is required where it stands, ``{{ require(...) }}``: with results that
 say otherwise no page is written. Typed by hand are what a question sets (steps, seconds, codes), and what was measured
-elsewhere: longer trainings, of the pages linked there, and points spread evenly beside modes, by
-tests/run/test_rivals.py.
+elsewhere: longer trainings, of the pages linked there; scores of training images, by ``compose evaluate --split train``
+of those cells; points spread evenly beside modes, by tests/run/test_rivals.py.
 """
 
 from __future__ import annotations
