@@ -98,8 +98,8 @@ def over_seeds(values: Sequence[float], step: float = 0.0) -> Interval | None:
 
     Args:
         values: One of each training.
-        step: Of counts, what they are counted in. Equal ones may still differ by what rounding hides, whose standard
-            deviation is a step over the square root of 12.
+        step: Of counts, what they are counted in: their deviation is taken for no less than if they were rounded to
+            it, a step over the square root of 12, so that two that are equal show no more than two can.
     """
     from scipy.stats import t
 

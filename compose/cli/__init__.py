@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 
@@ -72,7 +73,7 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
-        if error.errno is None:  # A library's own, and no answer of the system about a file.
-            raise
-        typer.echo(f"{error.filename or 'a file'} cannot be read or written: {error.strerror}.", err=True)
+        if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise  # of a library or a socket, and no answer of the system about a file
+        typer.echo(f"{error.filename or 'the disk'} cannot be read or written: {error.strerror}.", err=True)
         sys.exit(1)

@@ -202,11 +202,6 @@ def in_module(key: str) -> str:
     return key.replace("#", ".")
 
 
-def takes_labels(part: Part, slot: Slot) -> bool:
-    """Whether the part, or something inside it, is set to take class labels and is offered them."""
-    return any(inner.labels is not None and getattr(each, "labels", False) for _, each, inner in part.walk(slot))
-
-
 def _resolve(role: str, value: Any) -> Any:
     """Turns ``name`` or ``{type: name, ...}`` into the declaration it stands for."""
     if isinstance(value, Part):

@@ -381,7 +381,8 @@ class StagePart(Part):
 
     def last_nets(self) -> tuple[str, str]:
         """Key paths of the nets that the way up to the item above and the way down end in; '' where in none."""
-        return "", ""
+        up, down = (name if name in type(self).model_fields else "" for name in ("encoder", "decoder"))
+        return up, down
 
     def above(self, below: Space) -> Space:
         """The space it gives; a best guess where it does not fit on ``below``."""
@@ -396,6 +397,15 @@ def promised(slot: Slot) -> Kind:
     """What the model that an objective trains promises."""
     assert isinstance(slot.model, DensityPart)
     return slot.model.kind(_of_model(slot))
+
+
+def takes_labels(part: Part, slot: Slot) -> bool:
+    """Whether the part, or something inside it, is set to take class labels and is offered them."""
+    return any(inner.labels is not None and _sees_labels(each) for _, each, inner in part.walk(slot))
+
+
+def _sees_labels(part: Part) -> bool:
+    return part.sees_labels() if isinstance(part, StagePart) else getattr(part, "labels", False)
 
 
 def stages_of(slot: Slot) -> list[tuple[StagePart, Slot]]:

@@ -132,9 +132,11 @@ class ImageFolder(ImageSet):
         if not os.path.isdir(folder):
             raise DataError(f"{self.folder}: no such folder.")
         found: list[Path] = []
+        read: dict[str, str] = {}
         for root, folders, names in os.walk(folder, followlinks=True):
-            if any(os.path.samefile(root, folder / above) for above in Path(root).relative_to(folder).parents):
-                raise DataError(f"{root} links to a folder that it lies in, and so on without end; remove the link.")
+            # By two names an image could lie in two splits; and a link to a folder above goes on without end.
+            if (first := read.setdefault(os.path.realpath(root), root)) != root:
+                raise DataError(f"{root} and {first} are one folder, by a link; remove it.")
             # A hidden folder is a program's, as the checkpoints of a notebook: copies of what lies beside it.
             folders[:] = [name for name in folders if not name.startswith(".")]
             found += [

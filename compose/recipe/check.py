@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from compose.core import registry
-from compose.core.declare import Misfit, Part, Slot, in_recipe, takes_labels
+from compose.core.declare import Misfit, Part, Slot, in_recipe
 from compose.core.errors import DataError, Fault, RecipeError
 from compose.core.kinds import Kind
-from compose.core.roles import DensityPart, StagePart
+from compose.core.roles import DensityPart, StagePart, takes_labels
 from compose.core.spaces import Codes, Real, Space
 from compose.recipe.read import read_tree
 from compose.recipe.recipe import Phase, Recipe
@@ -260,8 +260,9 @@ def _idle(form: Form, space: Space, labels: Codes | None) -> Iterator[_Finding]:
 
 
 def _unseen(form: Form, space: Space, labels: Codes | None) -> Iterator[_Finding]:
-    """Class labels that no part takes; of a model without a fault, where none is misspelt that would take them."""
-    if labels is not None and not takes_labels(form.recipe.model, model_slot(space, labels)):
+    """Class labels that are asked for and no part takes; of a model without a fault, so none is misspelt that would."""
+    asked = labels is not None and "labels" in type(form.recipe.data).model_fields
+    if asked and not takes_labels(form.recipe.model, model_slot(space, labels)):
         hint = "Set it on one that does (model.prior.labels=true, say), or leave the labels out."
         yield _Finding(("data", "labels"), "no part of this model takes the class label.", partial(str, hint))
 

@@ -67,8 +67,7 @@ def survey(recipe: Recipe | Tree | str | Path, path: str) -> list[Fit]:
         hint = f"Parts stand at: {', '.join(standing)}."
         raise RecipeError([Fault(path, f"there is no part at '{path}'.", hint)])
     _refuse_guesses(tree, before, path)
-    # Whether a part takes the class label is an option of it, and not of its place.
-    known = {"data.labels", *(fault.path for fault in before.faults if not _within(fault.path, path))}
+    known = {fault.path for fault in before.faults if not _within(fault.path, path)}
     role = standing[path].role
     return [_tried(tree, path, registry.load(role, name), known) for name in registry.names(role)]
 

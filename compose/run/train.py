@@ -110,8 +110,8 @@ def resume(
     digest = _data_record(recipe)["digest"]
     if digest != record["data"]["digest"]:
         raise RunError(f"the data of {path} had digest {record['data']['digest']} and now have {digest}.")
-    changes = {"devices": devices, "accelerator": accelerator, "precision": precision, "threads": threads}
-    changes |= {"compile": compile}
+    changes = {"devices": devices, "accelerator": accelerator, "precision": precision, "compile": compile}
+    changes |= {"threads": None if threads is None else thread_count(threads)}
     how = {"compile": False, **record["how"], **{key: value for key, value in changes.items() if value is not None}}
     _splits_evenly(recipe, how["devices"])
     fabric = _fabric(recipe, how, f"go on without: compose train --resume {path} --no-compile")

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from compose.core import registry
-from compose.core.declare import Part, Slot, takes_labels
+from compose.core.declare import Part, Slot
 from compose.core.drawing import Drawing
 from compose.core.gaussians import Gaussian
 from compose.core.kinds import Kind
-from compose.core.roles import Density, DensityPart, StagePart
+from compose.core.roles import Density, DensityPart, StagePart, takes_labels
 from compose.core.spaces import Codes, Real, Space
 from compose.parts.densities.model import Model
 from compose.testing.contract import ContractError, contract, mostly_same, require, same

@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 import torch
 
 from compose.core import random, registry
-from compose.core.declare import ObjectivePart, Part, Slot, as_real, takes_labels
+from compose.core.declare import ObjectivePart, Part, Slot, as_real
 from compose.core.kinds import Kind
 from compose.core.objective import Loss, Objective
-from compose.core.roles import DensityPart
+from compose.core.roles import DensityPart, takes_labels
 from compose.core.spaces import Codes, Real, Space
 from compose.nets.mlp import MLPNet
 from compose.parts.densities.model import Model

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from compose.core.declare import Slot, as_real, takes_labels
+from compose.core.declare import Slot, as_real
 from compose.core.errors import KindError
 from compose.core.gaussians import LOG_2PI
 from compose.core.kinds import Kind
-from compose.core.roles import Stage, StagePart, Step
+from compose.core.roles import Stage, StagePart, Step, takes_labels
 from compose.core.solvers import stepwise
 from compose.core.spaces import Codes, Space
 from compose.core.terms import TERMS, total

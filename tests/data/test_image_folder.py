@@ -329,12 +329,17 @@ FAULTS: dict[str, tuple[Callable[[Path], object], dict[str, Any], list[str]]] = 
     "a link in a circle": (
         lambda folder: (folder / "cats" / "again").symlink_to(folder),
         {},
-        ["cats/again links to a folder that it lies in"],
+        ["cats/again and ", " are one folder, by a link; remove it"],
+    ),
+    "a folder twice": (
+        lambda folder: (folder / "latest").symlink_to(folder / "cats"),
+        {},
+        ["cats", "latest", " are one folder, by a link; remove it"],
     ),
     "links in a circle of two": (
         lambda folder: [(folder / a / "other").symlink_to(folder / b) for a, b in (("cats", "dogs"), ("dogs", "cats"))],
         {},
-        ["other/other links to a folder that it lies in"],
+        ["other/other and ", " are one folder, by a link; remove it"],
     ),
     "nothing to train on": (
         lambda folder: [path.unlink() for path in sorted(folder.rglob("*.png"))[2:]],

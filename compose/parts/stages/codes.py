@@ -55,10 +55,6 @@ class Coded(StagePart):
         """As its option says."""
         return self.labels
 
-    def last_nets(self) -> tuple[str, str]:
-        """Encoder and decoder."""
-        return "encoder", "decoder"
-
     @property
     def descends(self) -> bool:
         """Where its likelihood has a centre; the gradient ends at the codes' vectors."""

@@ -41,10 +41,6 @@ class Generator(StagePart):
         """As its option says."""
         return self.labels
 
-    def last_nets(self) -> tuple[str, str]:
-        """No way leads up."""
-        return "", "decoder"
-
     def above(self, below: Space) -> Real:
         """A vector of ``dim`` numbers."""
         return Real((self.dim,))

@@ -51,10 +51,6 @@ class Latent(StagePart):
         """As its option says."""
         return self.labels
 
-    def last_nets(self) -> tuple[str, str]:
-        """Encoder and decoder."""
-        return "encoder", "decoder"
-
     @property
     def descends(self) -> bool:
         """Where its likelihood has a centre."""
