@@ -25,7 +25,6 @@ from filelock import FileLock, Timeout
 from compose.ablation.grid import Cell
 from compose.ablation.plan import Plan, Planned
 from compose.core.errors import AblationError
-from compose.recipe.recipe import Recipe
 from compose.run.directory import Run, write_text
 
 #: Seconds between two beats, and how old the last one is of a process on another machine that is taken for dead.
@@ -106,10 +105,6 @@ class Folder:
     def run(self, address: str) -> Run:
         """The run of a cell."""
         return Run(self.cell(address))
-
-    def recipe(self, label: str, seed: int) -> Recipe:
-        """What a cell trains."""
-        return next(variant for variant in self.plan.variants if variant.label == label).with_seed(seed)
 
     def finish(self, address: str, **said: Any) -> None:
         """Notes that a cell is done, with the digests of its files."""
@@ -198,7 +193,19 @@ class Folder:
 
 def planned_cells(folder: Folder) -> list[Cell]:
     """The cells of a folder, with their recipes."""
-    return [Cell(address, label, seed, folder.recipe(label, seed)) for address, label, seed in folder.plan.cells]
+    recipes = {variant.label: variant.with_seed(0) for variant in folder.plan.variants}
+    return [
+        Cell(address, label, seed, recipes[label].model_copy(update={"seed": seed}))
+        for address, label, seed in folder.plan.cells
+    ]
+
+
+def plan_in(path: Path) -> Plan | None:
+    """What was planned in a folder; none where it holds no plan that can be read."""
+    try:
+        return Folder(path).plan
+    except AblationError:
+        return None
 
 
 def _said(plan: Path) -> dict[str, str]:

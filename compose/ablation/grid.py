@@ -7,7 +7,7 @@ import hashlib
 import itertools
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -17,7 +17,7 @@ from compose.ablation.question import Ablation, Asked, Axis, Budget
 from compose.core import registry
 from compose.core.errors import Fault, RecipeError
 from compose.recipe.check import Checked, check_tree
-from compose.recipe.cost import cost
+from compose.recipe.cost import Cost, cost
 from compose.recipe.fits import fits
 from compose.recipe.read import read_tree
 from compose.recipe.recipe import Phase, Recipe
@@ -36,15 +36,14 @@ class Variant:
         label: What tables call it: ``prior=flow``; that of the base, where no combination equals it, is its recipe.
         values: The label of its value on each axis; empty for a base that no combination equals.
         recipe: Its recipe, with the budget; the seed is still the base's.
-        parameters: How many numbers its model trains.
-        flops: Of ``log_prob`` of one example, or of one sample where there is no likelihood.
+        counted: Gives what its model costs. That takes some tenths of a second, so nothing is counted before it is
+            asked for, and nothing twice.
     """
 
     label: str
     values: dict[str, str]
     recipe: Recipe
-    parameters: int
-    flops: int
+    counted: Callable[[], Cost]
 
 
 @dataclass(frozen=True)
@@ -280,20 +279,20 @@ def _combined(asked: Asked, values: tuple[_Value, ...]) -> tuple[Checked | None,
 
 
 def _variant(label: str, values: dict[str, str], checked: Checked, ablation: Ablation) -> Variant:
-    whole = cost(checked).parts[0]
+    counted = cache(lambda: cost(checked).parts[0])
     recipe = checked.recipe
     if ablation.budget is not None:
-        recipe = within(recipe, ablation.budget, whole.flops)
-    return Variant(label, values, recipe, whole.parameters, whole.flops)
+        recipe = within(recipe, ablation.budget, counted)
+    return Variant(label, values, recipe, counted)
 
 
-def within(recipe: Recipe, budget: Budget, flops: int) -> Recipe:
+def within(recipe: Recipe, budget: Budget, counted: Callable[[], Cost]) -> Recipe:
     """The recipe with a budget, shared among its phases as their own are.
 
     Args:
         recipe: Whose phases all have their budget in one unit.
         budget: Over all phases together.
-        flops: Of one example through the model.
+        counted: Gives what its model costs, which a budget in FLOPs asks for.
 
     Raises:
         RecipeError: the phases have budgets of several units, which cannot be added up.
@@ -305,18 +304,18 @@ def within(recipe: Recipe, budget: Budget, flops: int) -> Recipe:
     kind = kinds.pop()
     own = [float(getattr(phase, kind)) for phase in recipe.train]
     shares = [each / sum(own) for each in own]
-    phases = [_with(phase, budget, share, flops) for phase, share in zip(recipe.train, shares, strict=True)]
+    phases = [_with(phase, budget, share, counted) for phase, share in zip(recipe.train, shares, strict=True)]
     return recipe.model_copy(update={"train": phases})
 
 
-def _with(phase: Phase, budget: Budget, share: float, flops: int) -> Phase:
+def _with(phase: Phase, budget: Budget, share: float, counted: Callable[[], Cost]) -> Phase:
     none: dict[str, Any] = {"steps": None, "epochs": None, "seconds": None}
     if budget.seconds is not None:
         return phase.model_copy(update={**none, "seconds": budget.seconds * share})
     steps = budget.steps
     if budget.flops is not None:
         # A step goes forward and back, which costs twice as much again.
-        steps = budget.flops / (3 * max(1, flops) * phase.batch_size)
+        steps = budget.flops / (3 * max(1, counted().flops) * phase.batch_size)
     assert steps is not None
     return phase.model_copy(update={**none, "steps": max(1, math.floor(steps * share + 0.5))})
 

@@ -83,14 +83,22 @@ class Plan:
     faulty: dict[str, str]
 
 
-def plan_of(grid: Grid, command: str) -> Plan:
-    """What a grid sets out to do."""
+def plan_of(grid: Grid, command: str, before: Plan | None = None) -> Plan:
+    """What a grid sets out to do.
+
+    Args:
+        grid: All cells.
+        command: What made it.
+        before: What its folder had planned; a variant that has a cell there is not counted again.
+    """
     ablation = grid.asked.ablation
     base = grid.variants[grid.base].recipe
-    variants = [
-        planned(each.label, each.values, each.recipe, base, each.parameters, each.flops)
-        for each in grid.variants.values()
-    ]
+    known = {} if before is None else _counted(before)
+    variants = []
+    for each in grid.variants.values():
+        found = next((known[cell.id] for cell in grid.cells if cell.label == each.label and cell.id in known), None)
+        parameters, flops = found or (each.counted().parameters, each.counted().flops)
+        variants.append(planned(each.label, each.values, each.recipe, base, parameters, flops))
     return Plan(
         name=grid.asked.name,
         question=ablation.question,
@@ -103,6 +111,12 @@ def plan_of(grid: Grid, command: str) -> Plan:
         cells=[(cell.id, cell.label, cell.seed) for cell in grid.cells],
         faulty={label: "; ".join(fault.message for fault in faults) for label, faults in grid.faulty.items()},
     )
+
+
+def _counted(plan: Plan) -> dict[str, tuple[int, int]]:
+    """Parameters and FLOPs by the address of a cell, which stands for the recipe, the data and the code."""
+    counts = {variant.label: (variant.parameters, variant.flops) for variant in plan.variants}
+    return {address: counts[label] for address, label, _ in plan.cells}
 
 
 def budget_said(grid: Grid) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from compose.ablation.execute import check_finished, folder_for, in_processes, retry_failed, work
-from compose.ablation.folder import Folder
+from compose.ablation.folder import Folder, plan_in
 from compose.ablation.grid import Grid, expand
 from compose.ablation.plan import plan_of
 from compose.ablation.question import read_ablation
@@ -65,7 +65,8 @@ def ablate(
     """
     grid = expand(read_ablation(ablation, overrides))
     refuse_faulty(grid, skip_faulty)
-    folder = Folder.create(folder_for(out, grid.asked.name), plan_of(grid, _command(str(ablation), overrides)))
+    path = folder_for(out, grid.asked.name)
+    folder = Folder.create(path, plan_of(grid, _command(str(ablation), overrides), plan_in(path)))
     check_finished(folder, tell)
     if retry:
         retry_failed(folder)

@@ -37,7 +37,7 @@ class Picture:
 
     def __init__(self, folder: Folder) -> None:
         self.folder, self.began = folder, time.monotonic()
-        self.recipes = {variant.label: folder.recipe(variant.label, 0) for variant in folder.plan.variants}
+        self.recipes = {variant.label: variant.with_seed(0) for variant in folder.plan.variants}
         self.before = sum(folder.record(address) is not None for address, _, _ in folder.plan.cells)
         self.ended: dict[str, str] = {}
 

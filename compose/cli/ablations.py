@@ -178,8 +178,8 @@ def _grid(grid: Grid, folder: Path, skip_faulty: bool) -> None:
             (
                 variant.label + (" (base)" if variant.label == grid.base else ""),
                 " + ".join(steps),
-                f"{variant.parameters:,}",
-                f"{variant.flops:,}",
+                f"{variant.counted().parameters:,}",
+                f"{variant.counted().flops:,}",
                 f"{sum(there is not None and there.done(cell.id) for cell in cells)} of {len(cells)}",
             )
         )

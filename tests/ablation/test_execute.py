@@ -14,11 +14,13 @@ from typing import Any
 
 import pytest
 
-from compose.ablation import execute
+from compose.ablation import execute, grid
 from compose.ablation import folder as room
 from compose.ablation.folder import Folder
 from compose.ablation.results import Study
 from compose.core.errors import AblationError, RecipeError, TrainingError
+from compose.recipe.check import Checked
+from compose.recipe.cost import Costs, cost
 from tests.ablation.small import go
 
 pytestmark = pytest.mark.long
@@ -49,6 +51,19 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     watched("train")
     watched("resume")
+    return seen
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[Checked]:
+    """What is counted from here on."""
+    seen: list[Checked] = []
+
+    def spy(checked: Checked) -> Costs:
+        seen.append(checked)
+        return cost(checked)
+
+    monkeypatch.setattr(grid, "cost", spy)
     return seen
 
 
@@ -83,6 +98,15 @@ def test_a_finished_ablation_trains_nothing(done: Study, finished: Folder, write
     again = go(write(), finished.path)
     assert trained == []
     assert [outcome.mean("-ELBO") for outcome in again.outcomes] == [outcome.mean("-ELBO") for outcome in done.outcomes]
+
+
+def test_what_was_counted_is_not_counted_again(done: Study, finished: Folder, write: Write, counted: list[Checked]):
+    assert go(write(), finished.path).plan.variants == done.plan.variants
+    assert counted == []
+    go(write(axes="[{at: model.prior, values: [normal, {type: mixture, components: 3}]}]"), finished.path)
+    assert [each.recipe.model.prior.type for each in counted] == ["mixture"]
+    (finished.path / "plan.json").write_text("{")
+    assert go(write(), finished.path).plan.variants == done.plan.variants
 
 
 def test_more_seeds_and_values_train_only_what_is_new(finished: Folder, write: Write, trained: list[str]):

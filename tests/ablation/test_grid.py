@@ -14,6 +14,7 @@ from compose.ablation.question import Budget, read_ablation, shipped_ablations
 from compose.core.errors import RecipeError
 from compose.data.idx import FashionMNIST
 from compose.recipe.check import load_recipe
+from compose.recipe.cost import Cost
 from compose.recipe.fits import fits
 from compose.recipe.read import read_tree
 
@@ -89,7 +90,7 @@ def test_values_may_be_named_and_take_several_changes_or_another_recipe(tmp_path
     codes = found.variants["family=codes"].recipe
     assert codes.model.stages[0].type == "codes"
     assert codes.train[0].steps == 7
-    assert found.variants["family=wide"].parameters > 0
+    assert found.variants["family=wide"].counted().parameters > 0
 
 
 def test_a_mapping_of_values_at_a_path_names_them(write: Write):
@@ -201,13 +202,18 @@ def test_an_address_is_of_all_that_numbers_depend_on(monkeypatch: pytest.MonkeyP
     assert address_of(recipe) != address
 
 
+def never() -> Cost:
+    """A budget that needs no count asks for none."""
+    raise AssertionError("counted")
+
+
 def test_a_budget_in_steps_is_shared_as_the_phases_have_it():
-    recipe = within(load_recipe("latent_diffusion"), Budget(steps=420), flops=10)
+    recipe = within(load_recipe("latent_diffusion"), Budget(steps=420), counted=never)
     assert [phase.steps for phase in recipe.train] == [120, 300]
 
 
 def test_a_budget_in_seconds_takes_the_place_of_steps():
-    recipe = within(load_recipe("latent_diffusion"), Budget(seconds=42.0), flops=10)
+    recipe = within(load_recipe("latent_diffusion"), Budget(seconds=42.0), counted=never)
     assert [(phase.steps, phase.seconds) for phase in recipe.train] == [(None, 12.0), (None, 30.0)]
 
 
@@ -216,14 +222,14 @@ def test_a_budget_in_flops_gives_the_cheaper_model_more_steps(write: Write):
     plain, flow = (found.variants[f"prior={name}"] for name in ("normal", "flow"))
     for each in (plain, flow):
         phase = each.recipe.train[0]
-        assert phase.steps == pytest.approx(1e9 / (3 * each.flops * phase.batch_size), abs=0.5)
+        assert phase.steps == pytest.approx(1e9 / (3 * each.counted().flops * phase.batch_size), abs=0.5)
     assert plain.recipe.train[0].steps > flow.recipe.train[0].steps  # type: ignore[operator]
 
 
 def test_phases_with_budgets_of_two_units_share_no_equal_one():
     recipe = load_recipe("latent_diffusion", ["train.0.steps=null", "train.0.seconds=3"])
     with pytest.raises(RecipeError, match="seconds and steps"):
-        within(recipe, Budget(steps=10), flops=1)
+        within(recipe, Budget(steps=10), counted=never)
 
 
 @pytest.mark.long
