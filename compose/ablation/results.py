@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -171,15 +171,20 @@ class Study(Results):
     folder: Folder
 
 
-def results_of(folder: Folder) -> Study:
-    """All that is finished in the folder of an ablation."""
+def results_of(folder: Folder, without: Collection[str] = ()) -> Study:
+    """All that is finished in the folder of an ablation.
+
+    Args:
+        folder: Of the ablation.
+        without: Addresses of cells that count as not ended.
+    """
     plan = folder.plan
     scored: dict[str, dict[int, Scored]] = {variant.label: {} for variant in plan.variants}
     failed: dict[str, dict[int, str]] = {variant.label: {} for variant in plan.variants}
     missing = []
     for address, label, seed in plan.cells:
         record = folder.record(address)
-        if record is None:
+        if record is None or address in without:
             missing.append((label, seed))
         elif record["state"] == "failed":
             failed[label][seed] = record["error"]

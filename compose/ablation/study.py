@@ -103,13 +103,25 @@ def refuse_faulty(grid: Grid, skip: bool) -> None:
     raise RecipeError([*faults, Fault("", hint)])
 
 
-def report(path: str | Path) -> Study:
-    """Writes the report of an ablation's folder anew, of what is finished there.
+def report(path: str | Path, *, tell: Callable[[str], None] = note) -> Study:
+    """Writes the report of an ablation's folder anew, of what is finished there and is as it was written.
+
+    Args:
+        path: The folder.
+        tell: Told in a sentence which cell is left out, and why; by default it goes to stderr.
 
     Raises:
         AblationError: it holds no ablation.
     """
-    results = results_of(Folder(path))
+    folder = Folder(path)
+    changed = set()
+    for address, label, seed in folder.plan.cells:
+        if name := folder.corrupted(address):
+            tell(
+                f"{label}, seed {seed}, is left out: {name} is not as it was written. 'compose ablate' trains it anew."
+            )
+            changed.add(address)
+    results = results_of(folder, changed)
     write_report(results, Path(path))
     return results
 

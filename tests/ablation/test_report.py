@@ -111,6 +111,27 @@ def test_a_report_of_what_is_there_so_far_says_what_is_missing(done: Study, tmp_
     assert "nothing is finished that compares" in answer(found)
 
 
+@pytest.mark.parametrize("name", ["scores.safetensors", "scores.json", "recipe.yaml", "model.safetensors"])
+def test_a_report_leaves_out_what_is_not_as_it_was_written(name: str, done: Study, tmp_path: Path):
+    shutil.copytree(done.folder.path, tmp_path / "out")
+    address, label, seed = done.plan.cells[1]
+    (tmp_path / "out" / "cells" / address / name).write_bytes(b"rotten")
+    said: list[str] = []
+    found = report(tmp_path / "out", tell=said.append)
+    assert said == [
+        f"{label}, seed {seed}, is left out: {name} is not as it was written. 'compose ablate' trains it anew."
+    ]
+    assert found.missing == [(label, seed)]
+    assert seed not in next(outcome for outcome in found.outcomes if outcome.label == label).scored
+
+
+def test_a_report_leaves_out_a_cell_that_is_gone(done: Study, tmp_path: Path):
+    shutil.copytree(done.folder.path, tmp_path / "out")
+    address, label, seed = done.plan.cells[1]
+    shutil.rmtree(tmp_path / "out" / "cells" / address)
+    assert report(tmp_path / "out", tell=lambda text: None).missing == [(label, seed)]
+
+
 def test_the_tables_hold_the_same_numbers_in_every_form(done: Study):
     (table,) = tables(done)
     rows = list(csv.reader(io.StringIO(table.csv())))
