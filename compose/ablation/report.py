@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from compose.ablation.results import Outcome, Results
 from compose.ablation.tables import tables, write_tables
 from compose.ablation.words import answer, cautions, freezing, headline, training_said
 from compose.core.errors import AblationError
+from compose.recipe.recipe import Recipe
+from compose.recipe.write import plain
 from compose.run.directory import write_text
 
 
@@ -58,16 +61,47 @@ def html(results: Results) -> str:
 
 
 def _variant(outcome: Outcome) -> dict[str, Any]:
+    recipe = outcome.planned.with_seed(0)
     return {
         "label": outcome.label,
-        "changes": outcome.planned.changes,
+        "changes": in_short(outcome.planned.changes, recipe),
+        "all_changes": outcome.planned.changes,
         "equation": outcome.planned.equation or "implicit: it has samples and no likelihood",
-        "trains": training_said(outcome.planned.with_seed(0)),
+        "trains": training_said(recipe),
         "recipe": outcome.planned.recipe,
         "failed": sorted(outcome.failed.items()),
         "warnings": warnings(outcome),
         "runs": [str(each.run.path) for each in outcome.scored.values()],
     }
+
+
+def in_short(changes: Sequence[Sequence[str]], recipe: Recipe) -> list[Sequence[str]]:
+    """The changes, less the options of the parts that went and the defaults of those that came.
+
+    Args:
+        changes: Key path, value of the base and of the variant each.
+        recipe: Of the variant.
+    """
+    replaced = [path.removesuffix("type") for path, *_ in changes if path.endswith(".type")]
+    written = plain(recipe)
+
+    def told(path: str) -> bool:
+        option = any(path.startswith(part) and path != f"{part}type" for part in replaced)
+        return not option or _holds(written, path)
+
+    return [change for change in changes if told(change[0])]
+
+
+def _holds(written: Any, path: str) -> bool:
+    """Whether a key path leads anywhere in what a file says."""
+    for key in path.split("."):
+        if isinstance(written, list) and int(key) < len(written):
+            written = written[int(key)]
+        elif isinstance(written, dict) and key in written:
+            written = written[key]
+        else:
+            return False
+    return True
 
 
 def warnings(outcome: Outcome) -> list[str]:

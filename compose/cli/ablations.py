@@ -152,10 +152,13 @@ def swap(
 
 def _compared(results: Results, out: Path | None) -> None:
     """Prints what came out, and writes it down where that is asked."""
+    from compose.ablation.report import in_short
+
     _show(results)
     for outcome in results.outcomes[1:]:
         show(f"{outcome.label} differs from {results.base.label} in:")
-        show(table(["", results.base.label, outcome.label], outcome.planned.changes), "")
+        differing = in_short(outcome.planned.changes, outcome.planned.with_seed(0))
+        show(table(["", results.base.label, outcome.label], differing), "")
     if out is not None:
         from compose.ablation.report import write_report
 

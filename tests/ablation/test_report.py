@@ -18,11 +18,13 @@ import pytest
 from compose.ablation.grid import expand
 from compose.ablation.plan import plan_of
 from compose.ablation.question import read_ablation
-from compose.ablation.report import html, warnings
+from compose.ablation.report import html, in_short, warnings
 from compose.ablation.results import Results, Scored, Study, against
 from compose.ablation.study import report
 from compose.ablation.tables import Table, records, tables
 from compose.ablation.words import answer, cautions, freezing, headline
+from compose.recipe.changes import changes
+from compose.recipe.check import load_recipe
 from compose.run.directory import Run
 from tests.ablation.small import go
 
@@ -109,6 +111,31 @@ def test_a_report_of_what_is_there_so_far_says_what_is_missing(done: Study, tmp_
     assert found.missing == [("prior=mixture", 0), ("prior=mixture", 1)]
     assert "2 of 4 cells have not ended" in (tmp_path / "out" / "report.html").read_text()
     assert "nothing is finished that compares" in answer(found)
+
+
+def test_of_a_part_that_was_replaced_only_what_is_written_is_told_in_short():
+    base = load_recipe("mhvae", ["train.0.steps=9"])
+    recipe = load_recipe("diffusion", ["model.prior.steps=4", "model.prior.net={type: resmlp, width: 32}"])
+    everything = list(changes(base, recipe))
+    short = [path for path, *_ in in_short(everything, recipe)]
+    assert {path for path in short if path.startswith("model.")} == {
+        "model.stages",
+        "model.stages.0.type",
+        "model.prior.type",
+        "model.prior.net.type",
+        "model.prior.net.width",
+        "model.prior.steps",
+        "model.prior.prediction",
+    }
+    assert [path for path in short if path.startswith("train.")] == [
+        path for path, *_ in everything if path.startswith("train.")
+    ]
+
+
+def test_a_changed_option_is_told_in_short_even_where_it_is_the_default():
+    base, recipe = load_recipe("vae_flow_prior", ["model.prior.layers=3"]), load_recipe("vae_flow_prior")
+    told = in_short(list(changes(base, recipe)), recipe)
+    assert [path for path, *_ in told] == ["model.prior.layers"]
 
 
 @pytest.mark.parametrize("name", ["scores.safetensors", "scores.json", "recipe.yaml", "model.safetensors"])
