@@ -91,6 +91,14 @@ def cautions(results: Results) -> list[str]:
             f"{len(compared)} changes are set against one base, each with 95 % intervals: of changes that do nothing, "
             "about one in twenty would leave 0 out of each by chance."
         )
+    base = results.base
+    strangers = [each for each in results.outcomes[1:] if each.scored and not each.scored.keys() & base.scored.keys()]
+    if base.scored and strangers:
+        who, seeds = ", ".join(each.label for each in strangers), ", ".join(map(str, base.scored))
+        found.append(
+            f"{who}: no seed in common with {base.label} ({seeds}), and trainings are compared seed by seed. "
+            f"Train with seed={next(iter(base.scored))}, or more seeds of the base."
+        )
     kinds = sorted({outcome.first.kind for outcome in results.outcomes if outcome.first is not None})
     if len(kinds) > 1:
         said = ", ".join(map(str, kinds))

@@ -15,7 +15,7 @@ import compose
 from compose.ablation.compare import compare
 from compose.ablation.swap import swap
 from compose.ablation.tables import tables
-from compose.ablation.words import answer
+from compose.ablation.words import answer, cautions
 from compose.cli import app
 from compose.core.errors import AblationError, RecipeError, RunError
 from compose.core.model import ModelDensity
@@ -45,6 +45,14 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
 
 def weights(run: Run) -> dict[str, torch.Tensor]:
     return run.model().state_dict()
+
+
+def test_runs_without_a_seed_in_common_are_not_compared_and_that_is_said(runs: dict[str, Run]):
+    found = compare([runs["a1"], runs["b0"]])
+    assert found.outcomes[1].effects == {}
+    (caution,) = cautions(found)
+    assert caution.startswith(f"{runs['b0'].path}: no seed in common with {runs['a1'].path} (1)")
+    assert "seed=1" in caution
 
 
 def test_runs_of_one_recipe_are_one_variant_with_several_seeds(runs: dict[str, Run]):
