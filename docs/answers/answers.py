@@ -7,7 +7,7 @@ Tables, figures and what sentences quote of a variant come from ``results.json``
 ablations found. What a sentence claims of them is required where it stands, ``{{ require(...) }}``: with results that
 say otherwise no page is written. Typed by hand are what a question sets (steps, seconds, codes), and what was measured
 elsewhere: longer trainings, of the pages linked there; scores of training images, by ``compose evaluate --split train``
-of those cells; points spread evenly beside modes, by tests/run/test_rivals.py.
+of those cells; points spread evenly beside modes, by tests/run/test_rivals.py; one question on a slower machine.
 """
 
 from __future__ import annotations
