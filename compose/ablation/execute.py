@@ -13,6 +13,7 @@ import json
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 import traceback
@@ -49,7 +50,8 @@ def work(folder: Folder, tell: Tell = lambda text: None, how: dict[str, Any] | N
     """
     cells = planned_cells(folder)
     phases = phases_of(cells)
-    while left := [cell for cell in cells if folder.record(cell.id) is None]:
+    turns = in_turn(folder, cells)
+    while left := [cell for cell in turns if folder.record(cell.id) is None]:
         waiting = False
         for cell in left:
             first = first_with(folder, cells, phases, cell)
@@ -60,6 +62,19 @@ def work(folder: Folder, tell: Tell = lambda text: None, how: dict[str, Any] | N
         if not waiting:
             return
         time.sleep(PAUSE)
+
+
+def in_turn(folder: Folder, cells: Sequence[Cell]) -> list[Cell]:
+    """The cells seed by seed, and of each seed those first that take the longest, so that no long one begins last."""
+    flops = {variant.label: variant.flops for variant in folder.plan.variants}
+    seeds = list(dict.fromkeys(cell.seed for cell in cells))
+
+    def work_of(cell: Cell) -> float:
+        # What is the same for all, such as seconds or how many examples an epoch has, changes nothing of their order.
+        seen = sum((phase.steps or 0) * phase.batch_size or (phase.epochs or 0) for phase in cell.recipe.train)
+        return seen * flops[cell.label]
+
+    return sorted(cells, key=lambda cell: (seeds.index(cell.seed), -work_of(cell)))
 
 
 def phases_of(cells: Sequence[Cell]) -> dict[str, str]:
@@ -225,6 +240,10 @@ def _worker(path: str, how: dict[str, Any], plugins: Sequence[str], said: Any) -
         work(Folder(path), lambda text: said.put((False, text)), how)
     except ComposeError as error:
         said.put((True, str(error)))
+    # To take torch down lasts a second, for which the others would wait; all that counts is written by now.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def _end_with_parent() -> None:

@@ -16,7 +16,10 @@ import pytest
 
 from compose.ablation import execute, grid
 from compose.ablation import folder as room
-from compose.ablation.folder import Folder
+from compose.ablation.execute import in_turn
+from compose.ablation.folder import Folder, planned_cells
+from compose.ablation.plan import plan_of
+from compose.ablation.question import read_ablation
 from compose.ablation.results import Study
 from compose.core.errors import AblationError, RecipeError, TrainingError
 from compose.recipe.check import Checked
@@ -203,7 +206,7 @@ def test_a_full_disk_stops_it_and_keeps_what_is_finished(write: Write, tmp_path:
     with pytest.raises(AblationError, match=r"is full.*make room and run it again"):
         go(write(), tmp_path / "out")
     folder = Folder(tmp_path / "out")
-    assert [folder.done(address) for address, _, _ in folder.plan.cells] == [True, False, False, False]
+    assert [address for address, _, _ in folder.plan.cells if folder.done(address)] == [calls[0].name]
     found = go(write(), tmp_path / "out")
     assert not found.missing
     assert len(calls) == 5
@@ -346,6 +349,22 @@ def test_a_cell_whose_process_is_killed_twice_has_failed(finished: Folder):
         execute._was_killed(finished, pid, -9, tries, said.append)
     assert said == ["prior=mixture, seed 0: its process ended by signal 9; another one goes on with it."]
     assert "by signal 9, 2 times; often the memory was full" in (finished.record(address) or {})["error"]
+
+
+def test_of_each_seed_the_longest_training_comes_first(write: Write, tmp_path: Path):
+    steps = "{short: {train.0.steps: 30}, long: {train.0.steps: 60}, dear: {train.0.steps: 60, model.prior: flow}}"
+    asked = read_ablation(write(axes=f"[{{name: size, values: {steps}}}]", seeds="[4, 1]", budget="null"))
+    folder = Folder.create(tmp_path / "turns", plan_of(grid.expand(asked), "compose ablate"))
+    turns = in_turn(folder, planned_cells(folder))
+    wanted = ["vae", "size=dear", "size=long", "size=short"]  # the base has the 1,200 steps of its recipe
+    assert [(cell.seed, cell.label) for cell in turns] == [(seed, label) for seed in (4, 1) for label in wanted]
+
+
+def test_a_budget_in_seconds_leaves_the_turns_as_they_are(write: Write, tmp_path: Path):
+    axes = "[{at: model.prior, values: [normal, flow, mixture]}]"
+    asked = read_ablation(write(axes=axes, seeds="1", budget="{seconds: 3}"))
+    folder = Folder.create(tmp_path / "turns", plan_of(grid.expand(asked), "compose ablate"))
+    assert in_turn(folder, planned_cells(folder)) == planned_cells(folder)
 
 
 def test_workers_share_the_cells(done: Study, write: Write, tmp_path: Path):

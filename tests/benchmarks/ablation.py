@@ -1,10 +1,9 @@
 """What an ablation costs beside its trainings: two workers against one, a cell's share, a rerun of what is finished.
 
-    python tests/benchmarks/ablation.py [--steps 4000]
+    python tests/benchmarks/ablation.py [--steps 2400]
 
-Each worker has one thread. Run it on a machine with two idle cores. A second worker takes some seconds to start and to
-import what the first has at hand, so short cells say more of that than of work that is shared; these take some 30
-seconds each, as those of the shipped questions do.
+Each worker has one thread. Run it on a machine with two idle cores. A second worker takes some seconds to start, so
+cells of a few seconds say more of that than of work that is shared; these train for some 20 seconds each.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ seeds: 4
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--steps", type=int, default=2400)
     steps = parser.parse_args().steps
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
