@@ -111,12 +111,18 @@ def _quality(figure: Any, results: Results) -> bool:
     found = [(each, seconds, value) for each, seconds, value in both if seconds is not None and value is not None]
     if not found or measure == "seconds a sample":
         return False
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
     axes = figure.subplots()
     for outcome, seconds, value in found:
         axes.plot([seconds], [value], "o", color=_colour(results, outcome), label=outcome.label)
     spent = [seconds for _, seconds, _ in found]
     if max(spent) > 10 * min(spent):
-        axes.set_xscale("log")  # below a decade its labels would stand on each other
+        axes.set_xscale("log")
+        # Its own labels stand on each other where a decade or two are shown.
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set(xlabel="seconds a sample, in batches of 500", ylabel=_axis(measure))
     axes.legend(frameon=False, fontsize=8)
     return True
