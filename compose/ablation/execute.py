@@ -50,8 +50,7 @@ def work(folder: Folder, tell: Tell = lambda text: None, how: dict[str, Any] | N
     """
     cells = planned_cells(folder)
     phases = phases_of(cells)
-    turns = in_turn(folder, cells)
-    while left := [cell for cell in turns if folder.record(cell.id) is None]:
+    while left := [cell for cell in cells if folder.record(cell.id) is None]:
         waiting = False
         for cell in left:
             first = first_with(folder, cells, phases, cell)
@@ -62,19 +61,6 @@ def work(folder: Folder, tell: Tell = lambda text: None, how: dict[str, Any] | N
         if not waiting:
             return
         time.sleep(PAUSE)
-
-
-def in_turn(folder: Folder, cells: Sequence[Cell]) -> list[Cell]:
-    """The cells seed by seed, and of each seed those first that take the longest, so that no long one begins last."""
-    flops = {variant.label: variant.flops for variant in folder.plan.variants}
-    seeds = list(dict.fromkeys(cell.seed for cell in cells))
-
-    def work_of(cell: Cell) -> float:
-        # What is the same for all, such as seconds or how many examples an epoch has, changes nothing of their order.
-        seen = sum((phase.steps or 0) * phase.batch_size or (phase.epochs or 0) for phase in cell.recipe.train)
-        return seen * flops[cell.label]
-
-    return sorted(cells, key=lambda cell: (seeds.index(cell.seed), -work_of(cell)))
 
 
 def phases_of(cells: Sequence[Cell]) -> dict[str, str]:

@@ -192,12 +192,24 @@ class Folder:
 
 
 def planned_cells(folder: Folder) -> list[Cell]:
-    """The cells of a folder, with their recipes."""
+    """The cells of a folder, with their recipes, in the order in which they are begun.
+
+    Seed by seed, and of each seed those first that take the longest, so that no long one begins last.
+    """
     recipes = {variant.label: variant.with_seed(0) for variant in folder.plan.variants}
-    return [
+    flops = {variant.label: variant.flops for variant in folder.plan.variants}
+    cells = [
         Cell(address, label, seed, recipes[label].model_copy(update={"seed": seed}))
         for address, label, seed in folder.plan.cells
     ]
+    seeds = list(dict.fromkeys(cell.seed for cell in cells))
+
+    def work(cell: Cell) -> float:
+        # What is the same for all, such as seconds or how many examples an epoch has, changes nothing of their order.
+        seen = sum((phase.steps or 0) * phase.batch_size or (phase.epochs or 0) for phase in cell.recipe.train)
+        return seen * flops[cell.label]
+
+    return sorted(cells, key=lambda cell: (seeds.index(cell.seed), -work(cell)))
 
 
 def plan_in(path: Path) -> Plan | None:

@@ -61,6 +61,7 @@ MEASURES = {
     "-ELBO": _nats("-ELBO"),
     "NLL": _nats("NLL"),
     "Frechet distance": _sampled("coverage", "Frechet distance", less_is_better=True, digits=2),
+    "Frechet distance of means": _sampled("means", "Frechet distance", less_is_better=True, digits=2),
     "precision": _sampled("coverage", "precision"),
     "recall": _sampled("coverage", "recall"),
     "coverage": _sampled("coverage", "coverage"),

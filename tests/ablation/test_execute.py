@@ -16,7 +16,6 @@ import pytest
 
 from compose.ablation import execute, grid
 from compose.ablation import folder as room
-from compose.ablation.execute import in_turn
 from compose.ablation.folder import Folder, planned_cells
 from compose.ablation.plan import plan_of
 from compose.ablation.question import read_ablation
@@ -355,7 +354,7 @@ def test_of_each_seed_the_longest_training_comes_first(write: Write, tmp_path: P
     steps = "{short: {train.0.steps: 30}, long: {train.0.steps: 60}, dear: {train.0.steps: 60, model.prior: flow}}"
     asked = read_ablation(write(axes=f"[{{name: size, values: {steps}}}]", seeds="[4, 1]", budget="null"))
     folder = Folder.create(tmp_path / "turns", plan_of(grid.expand(asked), "compose ablate"))
-    turns = in_turn(folder, planned_cells(folder))
+    turns = planned_cells(folder)
     wanted = ["vae", "size=dear", "size=long", "size=short"]  # the base has the 1,200 steps of its recipe
     assert [(cell.seed, cell.label) for cell in turns] == [(seed, label) for seed in (4, 1) for label in wanted]
 
@@ -364,7 +363,7 @@ def test_a_budget_in_seconds_leaves_the_turns_as_they_are(write: Write, tmp_path
     axes = "[{at: model.prior, values: [normal, flow, mixture]}]"
     asked = read_ablation(write(axes=axes, seeds="1", budget="{seconds: 3}"))
     folder = Folder.create(tmp_path / "turns", plan_of(grid.expand(asked), "compose ablate"))
-    assert in_turn(folder, planned_cells(folder)) == planned_cells(folder)
+    assert [(cell.id, cell.label, cell.seed) for cell in planned_cells(folder)] == list(folder.plan.cells)
 
 
 def test_workers_share_the_cells(done: Study, write: Write, tmp_path: Path):
