@@ -19,6 +19,7 @@ from compose.core.spaces import Codes, Real, Space
 from compose.data.digits import Digits
 from compose.nets.causal import Causal, Transformer, turned
 from compose.parts.densities.autoregressive import Autoregressive, AutoregressiveDensity
+from compose.parts.densities.masked import Masked
 from compose.parts.densities.model import Model
 from compose.run.sample import complete
 from compose.testing.variants import shake
@@ -193,6 +194,18 @@ def test_sharpened_logits():
     assert torch.equal(Drawing(top_k=9, top_p=1.0).sharpened(LOGITS), LOGITS)
 
 
+def test_however_cold_the_likeliest_is_drawn():
+    for temperature in (1e-30, 1e-40, 1e-300):
+        drawn = Drawing(temperature=temperature).sharpened(LOGITS.float()).softmax(1)
+        assert drawn.tolist() == [[0, 1, 0, 0], [1, 0, 0, 0]]
+    hot = Drawing(temperature=math.inf).sharpened(LOGITS).softmax(1)
+    torch.testing.assert_close(hot, torch.full_like(hot, 0.25))
+
+
+def test_of_equals_no_more_than_k_are_drawn():
+    assert int(Drawing(top_k=2).sharpened(torch.zeros(1, 4)).isfinite().sum()) == 2
+
+
 @pytest.mark.parametrize("wrong", [{"temperature": 0}, {"temperature": math.nan}, {"top_k": 0}, {"top_p": 0}])
 def test_impossible_drawings(wrong: dict[str, Any]):
     with pytest.raises(SpaceError, match=next(iter(wrong))):
@@ -250,3 +263,51 @@ def test_dropout_is_declared_and_only_in_training():
         density.train()
         assert not torch.equal(density.log_prob(x), density.log_prob(x))
     assert "0.5" in Autoregressive(dropout=0.5).training_differs and not Autoregressive().training_differs
+
+
+@pytest.mark.parametrize("part", [Autoregressive, Masked])
+@pytest.mark.parametrize(
+    ("known", "said"),
+    [
+        (torch.full((2, 1), 5), "holds values from 5 to 5"),
+        (torch.full((2, 1), -1), "holds values from -1 to -1"),
+        (torch.full((2, 1), 1.7), "wants integers"),
+        (torch.zeros(2, dtype=torch.long), "wants integers"),
+        (torch.zeros(3, 1, dtype=torch.long), "2 items are to be drawn, and 3 rows are known"),
+        (torch.zeros(2, 10, dtype=torch.long), "10 codes are known, and an item has 9"),
+    ],
+)
+def test_what_is_no_beginning(part: type[Autoregressive] | type[Masked], known: Tensor, said: str):
+    density: Any = part(layers=1, width=8, heads=2).build(Slot("prior", Codes((1, 3, 3), 5)))
+    with pytest.raises(SpaceError, match=said):
+        density.draw(2, None, Drawing(known=known))
+
+
+def test_a_model_draws_for_each_condition_and_only_code_by_code():
+    labels, space = Codes((), 3, ordered=False), Codes((1, 2, 2), 3)
+
+    def made(**prior: Any) -> Any:
+        return Model.model_validate({"prior": prior}).build(Slot("prior", space, labels=labels))
+
+    by_label = made(type="autoregressive", labels=True, **SMALL)
+    with pytest.raises(SpaceError, match="no condition was given"):
+        by_label.draw(2)
+    with pytest.raises(SpaceError, match="2 items were asked for, and the condition has 3 rows"):
+        by_label.draw(2, torch.tensor([0, 1, 2]))
+    with pytest.raises(SpaceError, match="does not draw code by code"):
+        made(type="categorical").draw(2, torch.tensor([0, 1]))
+
+
+def test_nothing_below_the_kept_rows_reaches_the_encoder():
+    stage = {"type": "codes", "factor": 2, "quantizer": {"type": "fsq", "levels": [4, 4]}, "likelihood": "normal"}
+    model = Model.model_validate({"stages": [stage], "prior": {"type": "autoregressive", **SMALL}})
+    built = model.build(Slot("prior", Real((8,))))
+    assert isinstance(built, ModelDensity)
+    x = torch.randn(3, 8)
+    hidden = x.clone()
+    hidden[:, 4:] = torch.nan
+    filled = complete(built, hidden, 4)
+    assert torch.equal(filled[:, :4], x[:, :4]) and torch.equal(filled, complete(built, x, 4))
+    for wrong in (x[:, :7], x.long()):
+        with pytest.raises(SpaceError, match="what is to be completed"):
+            complete(built, wrong, 4)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from compose.core.declare import Slot
 from compose.core.drawing import Drawing
+from compose.core.errors import SpaceError
 from compose.core.spaces import Codes
 from compose.parts.densities.masked import Masked
 from compose.testing.variants import shake
@@ -102,3 +103,11 @@ def test_without_noise_the_surest_codes_come_first():
     x, _ = density.draw(1, how=Drawing(top_k=1))
     # Of 4 codes floor(4 cos(pi/4)) = 2 stay masked after the first of two steps.
     assert sum(int(x[0, i]) == int(first.indices[i]) for i in range(4)) >= 2
+
+
+def test_no_step_is_without_a_code():
+    space = Codes((2, 2), 3)
+    (reason,) = Masked(width=8, heads=2, steps=5).misfits(Slot("prior", space))
+    assert reason.key == "steps" and "5 steps are more than the 4 codes" in reason.message
+    with pytest.raises(SpaceError, match="5 steps were asked for, and an item has 4 codes"):
+        built(space).draw(1, how=Drawing(steps=5))

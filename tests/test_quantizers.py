@@ -177,3 +177,30 @@ def test_what_does_not_fit_is_said():
     assert reason.key == "levels" and "262144 codes" in reason.message
     (reason,) = VQ(dim=8).misfits(Slot("quantizer", Real((4, 2))))
     assert "vectors of 8 numbers" in reason.message and "Real(4x2)" in reason.message
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_kmeans_of_halves(dtype: torch.dtype):
+    quantizer = built(VQ(size=4, dim=2, kmeans=True)).to(dtype)
+    quantizer.start(iter(torch.randn(200, 2, 3, 3, dtype=dtype).split(50)))
+    assert bool(quantizer.started) and bool(quantizer.codebook.isfinite().all())
+
+
+def test_residuals_turn_the_gradient_as_their_sum_was_turned():
+    quantizer = built(Residual(quantizer=VQ(size=8, dim=4, rotation=True), depth=3))  # type: ignore[arg-type]
+    z = torch.randn(6, 4, 3, 3, requires_grad=True)
+    total = quantizer(z).vectors
+    torch.testing.assert_close(total, quantizer.vectors(quantizer(z).codes), rtol=1e-4, atol=1e-5)
+    (slope,) = torch.autograd.grad((total * total.detach()).sum(), z)
+    ratio = total.detach().norm(dim=1, keepdim=True) / z.norm(dim=1, keepdim=True)
+    torch.testing.assert_close(slope, z.detach() * ratio.detach() ** 2, rtol=1e-3, atol=1e-4)
+
+
+def test_residuals_of_a_sequence_stand_place_by_place():
+    quantizer = built(Residual(quantizer=FSQ(levels=[3, 3]), depth=2), (4,))  # type: ignore[arg-type]
+    z = torch.randn(5, 2, 4)
+    found = quantizer(z)
+    assert found.codes.shape == (5, 2, 4, 1) and found.vectors.shape == z.shape
+    torch.testing.assert_close(quantizer.vectors(found.codes), found.vectors)
+    first = found.codes.flatten(1)[:, quantizer.codes.upper(1)]
+    assert torch.equal(first, found.codes[:, :, 0, 0]), "both codes of the first place"

@@ -199,9 +199,9 @@ def sample(
         raise ComposeError("--means is of samples; what is filled in beside --complete is drawn.")
     if compile:
         raise ComposeError("--compile is of samples; what is filled in beside --complete is drawn as it is.")
-    x = images(Run(run), complete, n or 8)
+    x, classes = images(Run(run), complete, n or 8)
     kept = rows if rows is not None else x.shape[-2] // 2
-    show(f"wrote {save_completions(Run(run), out, x, kept, seed, label, how)}")
+    show(f"wrote {save_completions(Run(run), out, x, kept, seed, classes if label is None else label, how)}")
 
 
 def show_run(

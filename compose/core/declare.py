@@ -50,6 +50,7 @@ class Slot:
         model: The model an objective trains.
         batch: How many examples an objective sees at once; none where that is not known.
         steer: A vector that a net takes beside its input, as a diffusion says the time; none where there is none.
+        strict: Whether a net must give just that space; not where its layers alone are looked at.
     """
 
     use: Use
@@ -61,6 +62,7 @@ class Slot:
     model: Part | None = None
     batch: int | None = None
     steer: Space | None = None
+    strict: bool = True
 
     @property
     def negative(self) -> bool:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from compose.core.errors import SpaceError
 from compose.core.samplers import SAMPLERS
+from compose.core.spaces import Codes
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,22 @@ class Drawing:
             if field.name in names and getattr(self, field.name) != field.default:
                 raise SpaceError(f"'{field.name}' was given, and {by} draws by no such thing.")
 
+    def begun(self, space: Codes, n: int) -> Tensor:
+        """What is known of each of ``n`` items from the start, ``(n, m)``; where nothing is, m is 0.
+
+        Raises:
+            SpaceError: it is not so many rows of codes of the space, or more codes than an item has.
+        """
+        if self.known is None:
+            return torch.zeros(n, 0, dtype=torch.long)
+        many = self.known.shape[1] if self.known.dim() > 1 else space.dim
+        Codes((many,), space.size).check_values(self.known, "what is known")
+        if len(self.known) != n:
+            raise SpaceError(f"{n} items are to be drawn, and {len(self.known)} rows are known; wanted one for each.")
+        if many > space.dim:
+            raise SpaceError(f"{many} codes are known, and an item has {space.dim}.")
+        return self.known.long()
+
     @property
     def passes(self) -> int:
         """How many rows a step computes for each item: guided, one with the label and one without."""
@@ -100,10 +117,12 @@ class Drawing:
             given, without = logits.chunk(2)
             logits = without + self.guidance * (given - without)
         if self.temperature != 1:
-            logits = logits / self.temperature
+            # The likeliest stays at 0 however small the temperature, where a quotient would overflow.
+            logits = logits - logits.amax(1, keepdim=True)
+            logits = logits / max(self.temperature, torch.finfo(logits.dtype).tiny)
         if self.top_k is not None and self.top_k < logits.shape[1]:
-            least = logits.topk(self.top_k, dim=1).values[:, -1:]
-            logits = logits.masked_fill(logits < least, -math.inf)
+            kept = logits.topk(self.top_k, dim=1).indices
+            logits = logits.masked_fill(torch.ones_like(logits, dtype=torch.bool).scatter(1, kept, False), -math.inf)
         if self.top_p is not None and self.top_p < 1:
             likely, index = logits.sort(dim=1, descending=True)
             share = likely.softmax(1)

@@ -152,9 +152,7 @@ class ModelDensity(Density):
         Raises:
             SpaceError: as ``sample``.
         """
-        self._check(None, c)
-        if self.condition is not None and c is not None and len(c) != n:
-            raise SpaceError(f"{n} items were asked for, and the condition has {len(c)} rows; wanted one for each.")
+        self._check_rows(n, c)
         if how is AS_IT_IS:
             return self.prior.sample(n, self._for_prior(c))
         return self.prior.sample_as(n, self._for_prior(c), how)
@@ -169,7 +167,12 @@ class ModelDensity(Density):
         return self.prior.denoising(self.encode(x, c), self._for_prior(c), at_most)
 
     def draw(self, n: int, c: Tensor | None = None, how: Drawing = AS_IT_IS) -> tuple[Tensor, Tensor]:
-        """As the prior draws; without a stage, its items are the data."""
+        """As the prior draws; without a stage, its items are the data.
+
+        Raises:
+            SpaceError: as ``sample``, or the prior does not draw code by code.
+        """
+        self._check_rows(n, c)
         return self.prior.draw(n, self._for_prior(c), how)
 
     def beginning(self, x: Tensor, rows: int) -> Tensor:
@@ -321,6 +324,11 @@ class ModelDensity(Density):
             if c is None:
                 raise SpaceError(f"The model is conditional on {self.condition}, and no condition was given.")
             self.condition.check(c, "the condition")
+
+    def _check_rows(self, n: int, c: Tensor | None) -> None:
+        self._check(None, c)
+        if self.condition is not None and c is not None and len(c) != n:
+            raise SpaceError(f"{n} items were asked for, and the condition has {len(c)} rows; wanted one for each.")
 
 
 def _fit(part: Stage | Density, batches: Callable[[], Iterator[Tensor]], path: str) -> None:

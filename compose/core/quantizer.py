@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from compose.core import random
@@ -51,6 +52,10 @@ class Quantizer(nn.Module):
     def vectors(self, codes: Tensor) -> Tensor:
         """The vectors that codes stand for, ``(batch, width, *grid)``."""
 
+    def passed(self, rows: Tensor, found: Tensor) -> Tensor:
+        """What was found for rows of vectors, ``(rows, width)`` both, with the gradient that goes on to the rows."""
+        return straight_through(rows, found)
+
     def settle(self, kept: Tensor) -> None:
         """After a training step, moves what follows the data without a gradient, such as a running mean.
 
@@ -89,6 +94,16 @@ class QuantizerPart(Part):
         if not isinstance(slot.space, Real) or slot.space.shape[:1] != (self.width,):
             wanted = f"'{self.type}' takes vectors of {self.width} numbers on a grid"
             yield Misfit(f"{wanted}, but {slot.origin} {slot.space}.")
+
+
+def to_rows(z: Tensor) -> Tensor:
+    """The vectors of a grid one below the other, ``(batch * places, width)``."""
+    return rearrange(z.flatten(2), "b d g -> (b g) d")
+
+
+def to_grid(rows: Tensor, like: Tensor) -> Tensor:
+    """Rows of vectors back on the grid of ``like``, ``(batch, width, *grid)``."""
+    return rearrange(rows, "(b g) d -> b d g", b=len(like)).unflatten(2, like.shape[2:])
 
 
 def straight_through(z: Tensor, vectors: Tensor) -> Tensor:

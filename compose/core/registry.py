@@ -11,9 +11,10 @@ import importlib
 import importlib.util
 import inspect
 import sys
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from compose.core.errors import ComposeError
 
@@ -87,6 +88,8 @@ ROLES = tuple(BUILT_IN)
 
 _plugged: dict[str, dict[str, type[Part]]] = {role: {} for role in BUILT_IN}
 _plugins: dict[str, str] = {}
+#: Functions that make torch modules, by the names that recipes give to ``wrap``.
+modules: dict[str, Callable[..., Any]] = {}
 
 
 def names(role: str) -> list[str]:
@@ -130,11 +133,13 @@ def register(part: type[Part]) -> type[Part]:
 def load_plugin(path: str | Path) -> str:
     """Runs a Python file and registers every part it declares; loading the same file twice does nothing.
 
+    A file may also do no more than register torch modules, by ``compose.module``.
+
     Returns:
         The digest of the file, which a run records.
 
     Raises:
-        ComposeError: the file is missing, does not run, or declares no part.
+        ComposeError: the file is missing, does not run, or declares nothing.
     """
     from compose.core.declare import Part
 
@@ -148,7 +153,7 @@ def load_plugin(path: str | Path) -> str:
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
         raise ComposeError(f"The plugin {path} is no Python file.")
-    module = importlib.util.module_from_spec(spec)
+    module, before = importlib.util.module_from_spec(spec), dict(modules)
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
@@ -160,9 +165,10 @@ def load_plugin(path: str | Path) -> str:
         for value in vars(module).values()
         if inspect.isclass(value) and issubclass(value, Part) and value.__module__ == name and value.type
     ]
-    if not declared:
+    if not declared and modules == before:
         raise ComposeError(
-            f"The plugin {path} declares no part; wanted a class with a 'type', such as 'class Mine(NetPart)'."
+            f"The plugin {path} declares no part; wanted a class with a 'type', such as 'class Mine(NetPart)', or a "
+            "function under @compose.module."
         )
     for part in declared:
         register(part)

@@ -106,9 +106,13 @@ class Density(nn.Module):
         makes. What was ``known`` from the start does not count. Only where ``incremental``.
 
         Raises:
-            SpaceError: more is known than an item holds; or it is to be guided, and no label was hidden in training.
+            SpaceError: it does not draw code by code; or what is known is no beginning of its items; or it is to be
+                guided, and no label was hidden in training.
         """
-        raise NotImplementedError(f"{self.__class__.__name__} does not draw step by step")
+        raise SpaceError(
+            "this density does not draw code by code, so it does not say with what probability it drew; 'sample' draws "
+            "from it."
+        )
 
     def sample_as(self, n: int, c: Tensor | None = None, how: Drawing = AS_IT_IS) -> Tensor:
         """Draws ``(n, *space.shape)`` otherwise than as it is: sharpened, guided, in other steps.

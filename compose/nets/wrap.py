@@ -9,19 +9,12 @@ import torch
 from pydantic import field_serializer
 from torch import Tensor, nn
 
+from compose.core import registry
 from compose.core.declare import Misfit, NetPart, Slot
 from compose.core.errors import SpaceError
 from compose.core.spaces import Real
 
 Factory = Callable[[tuple[int, ...], tuple[int, ...]], nn.Module]
-
-_factories: dict[str, Factory] = {
-    "linear": lambda takes, gives: nn.Sequential(
-        nn.Flatten(),
-        nn.Linear(Real(takes).dim, Real(gives).dim),
-        nn.Unflatten(1, gives),
-    )
-}
 
 
 def module(name: str) -> Callable[[Factory], Factory]:
@@ -34,10 +27,16 @@ def module(name: str) -> Callable[[Factory], Factory]:
     """
 
     def keep(factory: Factory) -> Factory:
-        _factories[name] = factory
+        registry.modules[name] = factory
         return factory
 
     return keep
+
+
+@module("linear")
+def linear(takes: tuple[int, ...], gives: tuple[int, ...]) -> nn.Module:
+    """One matrix."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(Real(takes).dim, Real(gives).dim), nn.Unflatten(1, gives))
 
 
 class Wrap(NetPart):
@@ -55,9 +54,9 @@ class Wrap(NetPart):
 
     def misfits(self, slot: Slot) -> Iterator[Misfit]:
         """The name is registered, and the module gives what is wanted (tried without memory, on the meta device)."""
-        if isinstance(self.module, str) and self.module not in _factories:
+        if isinstance(self.module, str) and self.module not in registry.modules:
             yield Misfit(
-                f"no torch module is registered as {self.module!r}; there is: {', '.join(sorted(_factories))}.",
+                f"no torch module is registered as {self.module!r}; there is: {', '.join(sorted(registry.modules))}.",
                 key="module",
                 swap=False,
             )
@@ -84,7 +83,7 @@ class Wrap(NetPart):
         assert slot.condition is not None, "a net was built without an input"
         if isinstance(self.module, nn.Module):
             return self.module
-        factory = _factories[self.module] if isinstance(self.module, str) else self.module
+        factory = registry.modules[self.module] if isinstance(self.module, str) else self.module
         return factory(slot.condition.shape, slot.space.shape)
 
     def _try(self, net: nn.Module, slot: Slot) -> None:
@@ -96,5 +95,5 @@ class Wrap(NetPart):
                 came = tuple(net(x).shape[1:])
         except Exception as error:
             raise SpaceError(f"the wrapped module fails on {slot.condition}: {str(error).splitlines()[0]}") from error
-        if came != slot.space.shape:
+        if slot.strict and came != slot.space.shape:
             raise SpaceError(f"the wrapped module gives shape {came}, but {slot.space} is wanted of it here.")

@@ -18,6 +18,7 @@ from compose.core.errors import RunError
 from compose.recipe.recipe import Recipe
 from compose.recipe.write import plain
 from compose.run.directory import Run, write_bytes, write_text
+from compose.run.weights import read_tensors
 
 if TYPE_CHECKING:
     from torch import nn
@@ -95,10 +96,8 @@ def after_first_phase(run: Run, recipe: Recipe) -> Begun:
     """What a training of a recipe takes over from a run with the same first phase.
 
     Raises:
-        RunError: the first phases differ, or the run has not ended its own.
+        RunError: the first phases differ, the run has not ended its own, or its weights cannot be read.
     """
-    from safetensors.torch import load_file
-
     mine, its = first_phase(recipe), first_phase(run.recipe)
     if mine is None:
         raise RunError("the first phase of this recipe trains more than stages, or minds its prior, so it is its own.")
@@ -109,6 +108,6 @@ def after_first_phase(run: Run, recipe: Recipe) -> Begun:
         raise RunError(f"{run.path} has not ended its first phase.")
     trained = [path.removeprefix("model.") + "." for player in recipe.train[0].players for path in player.trains]
     took = begun(run.path)
-    weights = took.weights if took is not None and took.phase else load_file(run.path / "best-0.safetensors")
+    weights = took.weights if took is not None and took.phase else read_tensors(run.path / "best-0.safetensors")
     kept = {name: value for name, value in weights.items() if name.startswith(tuple(trained))}
     return Begun(kept, 1, str(run.path))

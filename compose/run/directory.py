@@ -25,6 +25,7 @@ from compose.core.errors import RecipeError, RunError
 from compose.recipe.build import build
 from compose.recipe.check import load_recipe
 from compose.recipe.recipe import Recipe
+from compose.run.weights import load_model
 
 if TYPE_CHECKING:
     from compose.core.model import ModelDensity
@@ -151,15 +152,14 @@ class Run:
         """The trained model, in evaluation mode.
 
         Raises:
-            RunError: the training has not finished, or was made with a plugin that is not loaded.
+            RunError: the training has not finished, was made with a plugin that is not loaded, or the weights are not
+                of its recipe.
         """
-        from safetensors.torch import load_file
-
         file = self.path / "model.safetensors"
         if not file.is_file():
             raise RunError(f"{self.path} has no {file.name}: go on with it by 'compose train --resume {self.path}'.")
         model = build(self.recipe)
-        model.load_state_dict(load_file(file))
+        load_model(file, model)
         return model.eval()
 
     def _json(self, name: str) -> dict[str, Any]:

@@ -63,7 +63,13 @@ def save_samples(
 
 
 def save_completions(
-    run: Run, path: str | Path, x: Tensor, rows: int, seed: int = 0, label: int | None = None, how: Drawing = AS_IT_IS
+    run: Run,
+    path: str | Path,
+    x: Tensor,
+    rows: int,
+    seed: int = 0,
+    label: int | Tensor | None = None,
+    how: Drawing = AS_IT_IS,
 ) -> Path:
     """Fills in images from their upper rows, several times each, into one picture.
 
@@ -75,7 +81,7 @@ def save_completions(
         x: The images, ``(n, *space.shape)``.
         rows: How many rows of each are kept.
         seed: Seed of the draws.
-        label: Class to draw, for a conditional model; without it the classes take turns.
+        label: Class to draw, for a conditional model, or that of each image, ``(n,)``; without it classes take turns.
         how: Temperature, limits and guidance.
 
     Raises:
@@ -84,6 +90,7 @@ def save_completions(
     model = run.model()
     if len(model.space.shape) < 2:
         raise SpaceError(f"an item of {model.space} has no rows to show; compose.complete in Python goes on from any.")
+    label = label.repeat_interleave(COMPLETIONS) if isinstance(label, Tensor) else label
     filled = complete(model, x.repeat_interleave(COMPLETIONS, 0), rows, seed, label, how)
     kept = x.clone()
     kept[..., rows:, :] = 0

@@ -15,7 +15,7 @@ from compose.core import random
 from compose.core.drawing import AS_IT_IS, Drawing
 from compose.core.errors import DataError, SpaceError
 from compose.core.model import ModelDensity
-from compose.core.spaces import Codes
+from compose.core.spaces import Codes, Space
 from compose.data.array_file import ONLY, read_array, read_headers
 from compose.data.source import SPLITS
 from compose.run.compiled import compiled, explained
@@ -97,7 +97,7 @@ def complete(
     x: Tensor,
     rows: int,
     seed: int = 0,
-    label: int | None = None,
+    label: int | Tensor | None = None,
     how: Drawing = AS_IT_IS,
 ) -> Tensor:
     """Fills in images from their upper rows.
@@ -107,11 +107,12 @@ def complete(
         x: The images, ``(n, *space.shape)``.
         rows: How many rows of each are kept.
         seed: Seed of the draws.
-        label: Class to draw, for a conditional model; without it the classes take turns.
+        label: Class to draw, for a conditional model, or that of each image, ``(n,)``; without it classes take turns.
         how: Temperature, limits and guidance; what it knows is replaced.
 
     Raises:
-        SpaceError: the model does not draw code by code, or ``x`` is no batch of its data.
+        SpaceError: the model does not draw code by code, ``x`` is no batch of its data, or a label is none of its
+            classes.
     """
     model = _model(run)
     if not model.prior.incremental or not all(stage.certain for stage in model.stack):
@@ -119,8 +120,7 @@ def complete(
             "this model does not draw code by code, so it cannot go on from a part; an 'autoregressive' or 'masked' "
             "prior can, of the data or above a stage 'codes'."
         )
-    if isinstance(model.space, Codes):
-        model.space.check_values(x, "what is to be completed")
+    _check_values(model.space, x, "what is to be completed")
     labels = _labels(model, len(x), label)
     with random.region(seed, "sample"), torch.no_grad():
         below = model.space.grid[0]
@@ -128,13 +128,13 @@ def complete(
             raise SpaceError(f"{rows} rows are to be kept, and an item of {model.space} has {below}.")
         kept = torch.arange(below, device=x.device).reshape(-1, *[1] * (len(model.space.grid) - 1)) < rows
         # Nothing of what is to be filled in may reach the encoder. A row of codes is kept where all its pixels are.
-        seen = model.encode(x * kept, labels)
+        seen = model.encode(torch.where(kept, x, torch.zeros_like(x)), labels)
         known = model.prior.beginning(seen, rows * model.prior.space.grid[0] // below)
         return torch.where(kept, x, model.sample(len(x), labels, replace(how, known=known)))
 
 
-def images(run: Run, which: str, n: int) -> Tensor:
-    """The first data of a split of a run, or of a ``.npy`` file.
+def images(run: Run, which: str, n: int) -> tuple[Tensor, Tensor | None]:
+    """The first data of a split of a run and their classes, or of a ``.npy`` file, without.
 
     Args:
         run: The run.
@@ -145,7 +145,8 @@ def images(run: Run, which: str, n: int) -> Tensor:
         SpaceError: there is no such file, or it holds no data of the run's space.
     """
     if which in SPLITS:
-        return run.recipe.data.load().split(which).x[:n]
+        split = run.recipe.data.load().split(which)
+        return split.x[:n], None if split.y is None else split.y[:n]
     (space, _), path = run.recipe.spaces(), Path(which)
     said = f"{which} is neither {', '.join(SPLITS)} nor a .npy file of images"
     if path.suffix != ".npy":
@@ -158,15 +159,21 @@ def images(run: Run, which: str, n: int) -> Tensor:
         raise SpaceError(f"{which} holds no image.")
     kind = np.int64 if header.kind == "integer" else np.float32
     x = torch.from_numpy(np.array(values[:n] if values.ndim else values, kind))
-    space.check_values(x, which) if isinstance(space, Codes) else space.check(x, which)
-    return x
+    _check_values(space, x, which)
+    return x, None
+
+
+def _check_values(space: Space, x: Tensor, name: str) -> None:
+    space.check_values(x, name) if isinstance(space, Codes) else space.check(x, name)
 
 
 def _model(run: Run | ModelDensity | str | Path) -> ModelDensity:
     return run if isinstance(run, ModelDensity) else (run if isinstance(run, Run) else Run(run)).model()
 
 
-def _labels(model: ModelDensity, n: int, label: int | None) -> Tensor | None:
+def _labels(model: ModelDensity, n: int, label: int | Tensor | None) -> Tensor | None:
+    if isinstance(label, Tensor):
+        return _of_each(model, n, label)
     if not isinstance(model.condition, Codes):
         if label is not None:
             raise SpaceError(
@@ -179,3 +186,13 @@ def _labels(model: ModelDensity, n: int, label: int | None) -> Tensor | None:
     if label is None:
         return torch.arange(n, device=at) % model.condition.size
     return torch.full((n,), label, device=at)
+
+
+def _of_each(model: ModelDensity, n: int, labels: Tensor) -> Tensor | None:
+    """The classes of images, where the model is told any."""
+    if not isinstance(model.condition, Codes):
+        return None
+    model.condition.check_values(labels, "label")
+    if len(labels) != n:
+        raise SpaceError(f"{len(labels)} labels came with {n} images; wanted one for each.")
+    return labels

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from compose.core.errors import RunError
 from compose.run.directory import write_bytes
+from compose.run.weights import put, read_tensors
 
 
 def save(path: Path, modules: dict[str, nn.Module], optimizers: dict[str, Optimizer], counters: dict[str, Any]) -> None:
@@ -36,12 +37,15 @@ def save(path: Path, modules: dict[str, nn.Module], optimizers: dict[str, Optimi
 
 
 def restore(path: Path, modules: dict[str, nn.Module], optimizers: dict[str, Optimizer]) -> None:
-    """Puts a checkpoint back into modules and optimizers of the same form."""
-    from safetensors.torch import load_file
+    """Puts a checkpoint back into modules and optimizers of the same form.
 
-    tensors = load_file(path)
+    Raises:
+        RunError: it cannot be read, or is of other modules.
+    """
+    tensors = read_tensors(path)
     for name, module in modules.items():
-        module.load_state_dict({key: tensors[f"{name}/{key}"] for key in module.state_dict()})
+        start = f"{name}/"
+        put(module, {key.removeprefix(start): tensors[key] for key in tensors if key.startswith(start)}, path)
     for name, optimizer in optimizers.items():
         form = optimizer.state_dict()
         state: dict[int, dict[str, Tensor]] = {}
@@ -76,10 +80,3 @@ def save_model(path: Path, model: nn.Module) -> None:
 
     weights = {key: value.detach().cpu().clone().contiguous() for key, value in model.state_dict().items()}
     write_bytes(path, to_bytes(weights))
-
-
-def load_model(path: Path, model: nn.Module) -> None:
-    """Reads weights into a model of the same form."""
-    from safetensors.torch import load_file
-
-    model.load_state_dict(load_file(path))

@@ -31,6 +31,7 @@ from compose.run.player import Actor, Rival, part
 from compose.run.progress import Display
 from compose.run.skips import IN_A_ROW
 from compose.run.snapshots import keep_snapshot
+from compose.run.weights import load_model
 
 if TYPE_CHECKING:
     from compose.run.loop import Loop
@@ -307,7 +308,7 @@ class Stretch:
         self.fabric.barrier()
         if self.at["best"] is None:
             raise TrainingError(f"no validation of phase {self.index} was finite, so there are no weights to keep.")
-        state.load_model(self.best, self.model)
+        load_model(self.best, self.model)
         self.view.update(1.0, {})
 
     def _save(self) -> None:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from compose.core.errors import RecipeError
+from compose.core import registry
+from compose.core.errors import RecipeError, RunError, SpaceError
+from compose.recipe.build import build
 from compose.recipe.check import load_recipe
 from compose.recipe.recipe import Recipe
+from compose.run import state
 from compose.run.directory import Run
-from compose.run.sample import complete
+from compose.run.sample import complete, images
 from compose.run.stretch import Stretch
 from compose.run.train import resume
 from tests.run.test_devices import both, check_equal
@@ -145,3 +149,56 @@ def test_what_does_not_fit_on_codes_is_located():
         small("model.stages.0.quantizer={type: residual, quantizer: {type: residual}}")
     with pytest.raises(RecipeError, match="no quantizer called 'vqq'"):
         small("model.stages.0.quantizer=vqq")
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "last.safetensors"])
+def test_weights_of_another_codebook_are_refused_and_kept(trained, tmp_path, file):
+    run = Run(shutil.copytree(trained.path, tmp_path / "run"))
+    text = (run.path / "recipe.yaml").read_text()
+    assert "size: 64" in text
+    (run.path / "recipe.yaml").write_text(text.replace("size: 64", "size: 32"))
+    before = (run.path / file).read_bytes()
+    with pytest.raises(RunError, match=r"another model than the recipe's: prior.codes.weight is 64x16 there and 32x16"):
+        Run(run.path).model() if file == "model.safetensors" else _gone_on_with(Run(run.path))
+    assert (run.path / file).read_bytes() == before
+
+
+def _gone_on_with(run: Run) -> None:
+    model = build(run.recipe)
+    state.restore(run.path / "last.safetensors", {"model": model}, {})
+
+
+def test_weights_that_were_cut_off_are_refused(trained, tmp_path):
+    run = Run(shutil.copytree(trained.path, tmp_path / "run"))
+    (run.path / "model.safetensors").write_bytes((run.path / "model.safetensors").read_bytes()[:500])
+    with pytest.raises(RunError, match=r"model.safetensors cannot be read as weights"):
+        run.model()
+
+
+def test_what_a_perceptual_distance_looks_at_has_layers_and_any_output(go, tmp_path):
+    file = tmp_path / "looks.py"
+    text = "import compose\nfrom torch import nn\n"
+    for name, net in (("no_layer", "nn.Flatten()"), ("ten", "nn.Sequential(nn.Flatten(), nn.Linear(64, 10))")):
+        text += f"@compose.module('{name}')\ndef {name}(takes, gives):\n    return {net}\n"
+    file.write_text(text)
+    registry.load_plugin(file)
+
+    def seen_by(name: str) -> str:
+        return f"train.0.objective={{type: perceptual, network: {{type: wrap, module: {name}}}}}"
+
+    with pytest.raises(RecipeError, match="network: 'perceptual' compares what the layers of its network give"):
+        small(seen_by("no_layer"))
+    assert go(small(seen_by("ten")), tmp_path / "run").finished
+
+
+def test_images_of_a_split_are_completed_as_what_they_are(go, tmp_path):
+    by_class = "model.prior={type: autoregressive, layers: 1, width: 16, heads: 2, labels: true}"
+    run = go(small("data.labels=true", by_class), tmp_path / "run")
+    x, y = images(run, "test", 6)
+    assert y is not None and y.tolist() == run.recipe.data.load().test.y[:6].tolist()
+    as_three = complete(run, x.long(), 4, label=3)
+    assert torch.equal(complete(run, x.long(), 4, label=torch.full((6,), 3)), as_three)
+    with pytest.raises(SpaceError, match="5 labels came with 6 images"):
+        complete(run, x.long(), 4, label=y[:5])
+    with pytest.raises(SpaceError, match="label holds values from 11 to 11"):
+        complete(run, x.long(), 4, label=torch.full((6,), 11))

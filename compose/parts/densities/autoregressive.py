@@ -122,16 +122,14 @@ class AutoregressiveDensity(Density):
         """Draws code by code, each with one step of the network from the cache of all before.
 
         Raises:
-            SpaceError: more codes are known than there are; or it is guided, with nothing to be guided from; or
-                what only a diffusion does is asked of it.
+            SpaceError: what is known is no beginning of the items; or it is guided, with nothing to be guided from;
+                or what only a diffusion does is asked of it.
         """
         how.refuse("sampler", "steps", "eta", by="a prior that draws code by code")
-        places, first = self._places(how.conditions(c)), 0 if how.known is None else how.known.shape[1]
-        if first > self.space.dim:
-            raise SpaceError(f"{first} codes are known, and an item has {self.space.dim}.")
+        places, known = self._places(how.conditions(c)), how.begun(self.space, n)
         tokens = torch.zeros(n, self.space.dim, dtype=torch.long, device=self.place.device)
-        if how.known is not None:
-            tokens[:, :first] = how.known
+        first = known.shape[1]
+        tokens[:, :first] = known
         rows, log_prob = n * how.passes, self.place.new_zeros(n)
         cache = self.network.begin(rows, self.place)
         for i in range(self.space.dim):

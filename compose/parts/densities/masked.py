@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, ClassVar
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from compose.core.coded import CodedPart
-from compose.core.declare import Slot
+from compose.core.declare import Misfit, Slot
 from compose.core.drawing import AS_IT_IS, Drawing
 from compose.core.errors import SpaceError
 from compose.core.kinds import Kind
@@ -49,6 +49,13 @@ class Masked(CodedPart):
         """A bound."""
         return Kind.BOUND
 
+    def misfits(self, slot: Slot) -> Iterator[Misfit]:
+        """As any density of codes; and no step is without a code to draw."""
+        yield from super().misfits(slot)
+        if isinstance(slot.space, Codes) and self.steps is not None and self.steps > slot.space.dim:
+            message = f"{self.steps} steps are more than the {slot.space.dim} codes that there are to draw."
+            yield Misfit(message, key="steps", swap=False)
+
     def make(self, slot: Slot, children: Mapping[str, nn.Module]) -> nn.Module:
         """The density in its slot."""
         assert isinstance(slot.space, Codes)
@@ -69,7 +76,7 @@ class MaskedDensity(Density):
     def __init__(self, space: Codes, condition: Space | None, options: Masked) -> None:
         super().__init__(space, condition, Kind.BOUND)
         self.space: Codes = space
-        self.steps, self.spread = min(options.steps or space.dim, space.dim), options.spread
+        self.steps, self.spread = options.steps or space.dim, options.spread
         width = options.width
         # One more for what is masked.
         self.codes = nn.Embedding(space.size + 1, width)
@@ -100,18 +107,19 @@ class MaskedDensity(Density):
         The log-probability is that of the order it was drawn in; in fewer steps than codes it is none of the model's.
 
         Raises:
-            SpaceError: more codes are known than there are; or it is guided, with nothing to be guided from; or
-                what only a diffusion does is asked of it.
+            SpaceError: what is known is no beginning of the items; or it is guided, with nothing to be guided from;
+                or more steps are asked of it than an item has codes, or what only a diffusion does.
         """
         how.refuse("sampler", "eta", by="a prior that fills in codes")
-        known = self._nothing(n) if how.known is None else how.known
-        if known.shape[1] > self.space.dim:
-            raise SpaceError(f"{known.shape[1]} codes are known, and an item has {self.space.dim}.")
+        if how.steps is not None and how.steps > self.space.dim:
+            raise SpaceError(f"{how.steps} steps were asked for, and an item has {self.space.dim} codes to draw.")
+        known = how.begun(self.space, n).to(self.place.device)
         first = self.space.raster()[: known.shape[1]].to(known.device)
-        tokens = self._nothing(n, self.space.dim)
+        tokens = torch.zeros(n, self.space.dim, dtype=torch.long, device=self.place.device)
         masked = torch.ones_like(tokens, dtype=torch.bool)
         tokens[:, first], masked[:, first] = known, False
         total = left = self.space.dim - known.shape[1]
+        # Where some are known already there may be fewer to draw than steps.
         steps, log_prob = min(how.steps or self.steps, total), self.place.new_zeros(n)
         c, twice = how.conditions(c), (how.passes, 1)
         for step in range(1, steps + 1):
@@ -137,9 +145,6 @@ class MaskedDensity(Density):
     def beginning(self, x: Tensor, rows: int) -> Tensor:
         """The codes of the uppermost rows; of a sequence its first codes."""
         return x.flatten(1).long()[:, self.space.upper(rows).to(x.device)]
-
-    def _nothing(self, n: int, m: int = 0) -> Tensor:
-        return torch.zeros(n, m, dtype=torch.long, device=self.place.device)
 
     def _logits(self, tokens: Tensor, masked: Tensor, c: Tensor | None, place: Tensor | None = None) -> Tensor:
         """Of every code, or of that in one ``place`` a row, given those that are not masked, ``(batch, n, size)``."""

@@ -10,14 +10,22 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from compose.core.declare import Misfit, ObjectivePart, Part, Slot, as_real, part_field
+from compose.core.errors import SpaceError
 from compose.core.kinds import Kind
+from compose.core.meta import without_memory
 from compose.core.objective import Loss, Objective
 from compose.core.roles import stages_of, without_latent
 from compose.core.spaces import Codes, Real
 from compose.core.terms import Ledger
 
-#: How many numbers a network is asked for; only its hidden layers are looked at.
+#: How many numbers a network is asked for; its layers are looked at, so that any other would do as well.
 GIVES = Real((64,))
+#: What is looked at of it.
+LAYERS = (nn.Conv1d, nn.Conv2d, nn.Linear)
+NOTHING = (
+    "'perceptual' compares what the layers of its network give, and this one has none of "
+    f"{', '.join(f'nn.{each.__name__}' for each in LAYERS)}."
+)
 
 
 class Perceptual(ObjectivePart):
@@ -36,7 +44,13 @@ class Perceptual(ObjectivePart):
     """What both are looked at by, frozen: by ``wrap`` any module; by default a classifier of the data set."""
 
     def misfits(self, slot: Slot) -> Iterator[Misfit]:
-        """There are reconstructions, and a gradient to what makes them."""
+        """There are reconstructions, and a gradient to what makes them; the network has layers to look at."""
+        for network, place in self.nested(slot).values():
+            if not any(network.misfits(place)):
+                with without_memory():
+                    found = _layers(network.build(place))
+                if not found:
+                    yield Misfit(NOTHING, key="network", swap=False)
         stages = stages_of(slot)
         if (missing := without_latent(self.type, stages)) is not None:
             yield missing
@@ -52,7 +66,8 @@ class Perceptual(ObjectivePart):
 
     def nested(self, slot: Slot) -> dict[str, tuple[Part, Slot]]:
         """The network takes a datum as nets see it."""
-        return {} if self.network is None else {"network": (self.network, Slot("net", GIVES, as_real(slot.space)))}
+        place = Slot("net", GIVES, as_real(slot.space), strict=False)
+        return {} if self.network is None else {"network": (self.network, place)}
 
     @property
     def reaches(self) -> tuple[str, ...]:
@@ -82,7 +97,13 @@ class PerceptualObjective(Objective):
             self.receive(network)
 
     def receive(self, network: nn.Module) -> None:
-        """Takes the network and freezes it."""
+        """Takes the network and freezes it.
+
+        Raises:
+            SpaceError: it has no layer to look at.
+        """
+        if not _layers(network):
+            raise SpaceError(NOTHING)
         self.network[:] = [network.eval().requires_grad_(False)]
 
     def forward(self, model: Any, x: Tensor, c: Tensor | None, step: int) -> Loss:
@@ -99,11 +120,17 @@ class PerceptualObjective(Objective):
         # It does not move with the objective that it is no part of.
         network = self.network[0].to(x.device)
         found: list[Any] = []
-        layers = [module for module in network.modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
-        handles = [layer.register_forward_hook(lambda _, given, gives: found.append(gives)) for layer in layers]
+        handles = [
+            layer.register_forward_hook(lambda _, given, gives: found.append(gives)) for layer in _layers(network)
+        ]
         try:
             network(x.to(next(network.parameters()).dtype))
         finally:
             for handle in handles:
                 handle.remove()
         return [functional.normalize(each, dim=1).reshape(*each.shape[:2], -1) for each in found]
+
+
+def _layers(network: nn.Module) -> list[nn.Module]:
+    """What of a network is looked at."""
+    return [module for module in network.modules() if isinstance(module, LAYERS)]

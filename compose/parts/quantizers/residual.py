@@ -11,7 +11,7 @@ from annotated_types import Ge, Le
 from torch import Tensor, nn
 
 from compose.core.declare import Misfit, Part, Slot, part_field
-from compose.core.quantizer import Quantized, Quantizer, QuantizerPart, straight_through
+from compose.core.quantizer import Quantized, Quantizer, QuantizerPart, to_grid, to_rows
 from compose.core.spaces import Codes, Real
 
 
@@ -33,10 +33,10 @@ class Residual(QuantizerPart):
         return self.quantizer.width
 
     def codes(self, grid: tuple[int, ...]) -> Codes:
-        """``depth`` codes at each place, on a first axis."""
+        """``depth`` codes at each place, on a first axis; a sequence of places counts as a column."""
         assert isinstance(self.quantizer, QuantizerPart)
         one = self.quantizer.codes(grid)
-        return replace(one, shape=(self.depth, *one.shape))
+        return replace(one, shape=(self.depth, *one.shape, *[1] * (2 - len(one.shape))))
 
     def misfits(self, slot: Slot) -> Iterator[Misfit]:
         """As any quantizer; and it is not of its own kind."""
@@ -80,11 +80,12 @@ class ResidualQuantizer(Quantizer):
             codes.append(found.codes)
             for name, value in found.penalties.items():
                 penalties[name] = penalties[name] + value if name in penalties else value
-        return Quantized(straight_through(z, total), torch.stack(codes, 1), penalties)
+        vectors = to_grid(self._each()[0].passed(to_rows(z), to_rows(total)), z)
+        return Quantized(vectors, torch.stack(codes, 1).reshape(len(z), *self.codes.shape), penalties)
 
     def vectors(self, codes: Tensor) -> Tensor:
         """The sum of what each code stands for."""
-        each = zip(self._each(), codes.unbind(1), strict=True)
+        each = zip(self._each(), codes.reshape(*codes.shape[:2], *self.takes.shape[1:]).unbind(1), strict=True)
         return torch.stack([quantizer.vectors(code) for quantizer, code in each]).sum(0)
 
     def waits(self) -> bool:

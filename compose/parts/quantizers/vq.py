@@ -7,7 +7,6 @@ from typing import Annotated, ClassVar, Literal
 
 import torch
 from annotated_types import Ge, Le, Lt
-from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -18,7 +17,8 @@ from compose.core.quantizer import (
     QuantizerPart,
     over_devices,
     picked_over_devices,
-    straight_through,
+    to_grid,
+    to_rows,
 )
 from compose.core.spaces import Codes, Real
 
@@ -98,7 +98,7 @@ class VectorQuantizer(Quantizer):
 
     def forward(self, z: Tensor) -> Quantized:
         """The nearest entries."""
-        rows = self._scaled(rearrange(z.flatten(2), "b d g -> (b g) d"))
+        rows = self._scaled(to_rows(z))
         table = self._table()
         index = (table.square().sum(1) - 2 * rows @ table.T).argmin(1)
         if self.training:
@@ -112,13 +112,8 @@ class VectorQuantizer(Quantizer):
         penalties = {"commitment": self.options.commitment * apart(rows, found.detach())}
         if self.options.update == "gradient":
             penalties["codebook"] = apart(found, rows.detach())
-        vectors = self._passed(rows, found.detach())
-        grid = z.shape[2:]
-        return Quantized(
-            rearrange(vectors, "(b g) d -> b d g", b=len(z)).unflatten(2, grid),
-            index.reshape(len(z), *grid),
-            penalties,
-        )
+        vectors = to_grid(self.passed(rows, found.detach()), z)
+        return Quantized(vectors, index.reshape(len(z), *z.shape[2:]), penalties)
 
     def vectors(self, codes: Tensor) -> Tensor:
         """The entries of those indices."""
@@ -159,10 +154,12 @@ class VectorQuantizer(Quantizer):
             return
         from sklearn.cluster import MiniBatchKMeans
 
-        rows = torch.cat([self._scaled(rearrange(z.flatten(2), "b d g -> (b g) d")) for z in batches])
+        rows = torch.cat([self._scaled(to_rows(z)) for z in batches])
         rows = rows[torch.randperm(len(rows), device=rows.device)[: VECTORS * self.options.size]]
         count = min(self.options.size, len(rows.unique(dim=0)))
-        found = MiniBatchKMeans(count, n_init="auto", random_state=0).fit(rows.cpu().numpy()).cluster_centers_
+        # numpy knows no bfloat16, and float16 would add up to too much.
+        points = rows.to(torch.promote_types(rows.dtype, torch.float32)).cpu().numpy()
+        found = MiniBatchKMeans(count, n_init="auto", random_state=0).fit(points).cluster_centers_
         self.codebook[:count] = self._scaled(torch.as_tensor(found).to(self.codebook))
         self.total.copy_(self.codebook)
         self.use.fill_(1.0)
@@ -175,9 +172,10 @@ class VectorQuantizer(Quantizer):
         # A codebook that follows a mean was scaled when it was moved.
         return self._scaled(self.codebook) if self.options.update == "gradient" else self.codebook
 
-    def _passed(self, rows: Tensor, found: Tensor) -> Tensor:
+    def passed(self, rows: Tensor, found: Tensor) -> Tensor:
+        """Straight through, or turned and stretched as the rows were onto what was found."""
         if not self.options.rotation:
-            return straight_through(rows, found)
+            return super().passed(rows, found)
         from vector_quantize_pytorch.vector_quantize_pytorch import rotate_to
 
         return rotate_to(rows, found)
