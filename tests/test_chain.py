@@ -126,11 +126,15 @@ def test_a_gradient_passes_through_all_links_both_ways():
     assert missing == []
 
 
+SCALED = {"type": "model", "stages": ["standardize"], "prior": "normal"}
+
+
 @pytest.mark.parametrize(
     ("options", "key", "said"),
     [
         ({"links": 1, "between": SMALL}, "between", "of one link nothing lies between"),
         ({"links": 2, "shared": True}, "shared", "of 2 links no two above the first could share a net; wanted 3"),
+        ({"transition": SCALED}, "transition", "'model' starts something in it at the scale of its data, which no"),
     ],
 )
 def test_what_is_not_there_is_not_declared(options: dict[str, Any], key: str, said: str):

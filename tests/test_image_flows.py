@@ -314,3 +314,14 @@ def test_no_noise_is_uniform_noise(tmp_path: Path):
         "data: digits\nmodel: {stages: [{type: dequantize, noise: null}]}\ntrain: [{objective: elbo, steps: 1}]\n"
     )
     assert not check(recipe).faults
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_learned_noise_stays_in_its_cell_in_whatever_precision_its_net_is(precision: torch.dtype):
+    torch.manual_seed(0)
+    stage: Any = Dequantize.model_validate({"noise": "normal"}).build(Slot("stage", Codes((1, 8, 8), 256)))
+    x = torch.randint(256, (50, 1, 8, 8))
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision is torch.bfloat16):
+        step = stage.infer(x)
+    assert all(term.dtype == torch.float32 for term in (step.z, *step.terms.values()))
+    assert float((stage.generate(step.z) == x).float().mean()) > 0.99

@@ -185,6 +185,10 @@ def test_what_is_refused():
     convolutions = Ladder.model_validate({"levels": [[2, 3, 3], 4], "encoder": "conv", "decoder": "conv"})
     assert any("halves or doubles a grid" in told for told in reasons(convolutions))
     assert any("'mixture'" in told for told in reasons(Ladder.model_validate({"transition": "mixture"})))
+    for stages in (["standardize"], [{"type": "bijection", "layers": 1}]):
+        transition = {"type": "model", "stages": stages, "prior": "normal"}
+        told = reasons(Ladder.model_validate({"transition": transition, "residual": False}))
+        assert ["which no transition is shown" in each for each in told] == [True] * (stages == ["standardize"])
 
 
 def test_levels_that_are_images():

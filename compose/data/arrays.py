@@ -160,7 +160,10 @@ class Arrays(DataPart):
                     f"'{place.labels}' holds {header.dtype} of shape {_spoken(header.shape)}; "
                     f"wanted an integer for each of the {count} rows of '{place.key}'."
                 )
-        return Codes((), max(0, int(self._rows(places["train"], labels=True).max())) + 1, ordered=False)
+        largest = int(self._rows(places["train"], labels=True).max())
+        if largest >= MOST_LEVELS:
+            raise self._error(f"the largest label to train on is {largest}; number the classes from 0.")
+        return Codes((), max(0, largest) + 1, ordered=False)
 
     def _rows(self, place: _Place, labels: bool = False) -> NDArray[Any]:
         return read_array(expanded(self.file), place.labels if labels else place.key)[place.rows]

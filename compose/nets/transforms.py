@@ -55,8 +55,8 @@ class TransformOptions(BaseModel):
     def couplings(self, space: Real, origin: str) -> Iterator[Misfit]:
         """A coupling needs two numbers, or nothing is left to steer by."""
         if space.dim < 2 and self.transform != "maf":
-            came = f"{origin} {space}, a single number"
-            yield Misfit(f"'{self.transform}' splits the numbers in two halves, but {came}.", key="transform")
+            message = f"'{self.transform}' splits the numbers in two halves, but {origin} {space}, a single number"
+            yield Misfit(f"{message}; 'maf' takes one.", key="transform", swap=False)
 
 
 class InvertibleNet(nn.Module):

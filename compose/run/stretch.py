@@ -128,15 +128,22 @@ class Stretch:
         return model if self.frozen is None else self.frozen.over(model)
 
     def _fit(self) -> None:
-        """Fits what is fitted; of what an earlier phase trained, or left as it was, nothing is set anew."""
-        kept = [value.detach().clone() for value in self.model.parameters()] if self.index else []
+        """Fits what is fitted; of what an earlier phase trained, or another run, nothing is set anew."""
+        kept = [(value, value.detach().clone()) for value in self._trained()]
         self.model.eval()
         fit(self.model, self.batches, self.seed, self.index)
         with torch.no_grad():
-            for value, before in zip(self.model.parameters(), kept, strict=False):
+            for value, before in kept:
                 value.copy_(before)
             if self.loop.begun is not None and self.index == self.loop.begun.phase:
                 self.loop.begun.put_into(self.model)
+
+    def _trained(self) -> list[Tensor]:
+        """The parameters that earlier phases trained; all, where some were taken over from another run."""
+        if self.loop.begun is not None and self.index > self.loop.begun.phase:
+            return list(self.model.parameters())
+        players = [player for phase in self.loop.recipe.train[: self.index] for player in phase.players]
+        return [value for player in players for path in player.trains for value in part(self.model, path).parameters()]
 
     def _freeze(self, actors: list[Actor]) -> None:
         """Leaves gradients and training mode to what these players train."""

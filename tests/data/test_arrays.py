@@ -215,6 +215,11 @@ FAULTS: dict[str, tuple[dict[str, Any], dict[str, Any], list[str]]] = {
         {"labels": True},
         ["test split has labels from 4 to 4; wanted 0 to 3."],
     ),
+    "labels that are no classes": (
+        {**VECTORS, **LABELS, "train_labels": np.where(LABELS["train_labels"] == 0, 2**40, 0)},
+        {"labels": True},
+        ["the largest label to train on is 1099511627776; number the classes from 0"],
+    ),
     "nothing to train on": (
         {"x": NAN[:4]},
         {"validation": 0.5, "test": 0.5},

@@ -306,6 +306,13 @@ FAULTS: dict[str, tuple[Callable[[Path], object], dict[str, Any], list[str]]] = 
             ("04.tif", "RGB", _deep_tiff(2)),
         )
     },
+    "several in one": (
+        lambda folder: Image.fromarray(pixels(0, 6, 5, 3)).save(
+            folder / "cats" / "01.gif", save_all=True, append_images=[Image.fromarray(pixels(1, 6, 5, 3))]
+        ),
+        {},
+        ["cats/01.gif holds 2 images; wanted one a file"],
+    ),
     "transparent": (
         lambda folder: write(folder / "cats" / "01.png", pixels(0, 6, 5, 4)),
         {},

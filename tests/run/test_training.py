@@ -328,6 +328,23 @@ def test_what_was_trained_is_not_fitted_anew(recipe, go, tmp_path):
     assert torch.equal(weights(run, "best-0")["prior.pseudo_inputs"], weights(run)["prior.pseudo_inputs"])
 
 
+def test_what_no_phase_trained_yet_is_fitted_anew(recipe, go, tmp_path):
+    """Actnorm in the prior of frozen latents starts at these, not at what the untrained encoder made of the data."""
+    net = recipe().model.stages[0].encoder
+    steps = {"type": "coupling", "layers": 1, "net": {"type": "conv", "channels": 4}}
+    ladder = {"type": "ladder", "levels": [[4, 2, 2]], "encoder": net, "decoder": net}
+    phases = [
+        {"trains": ["model.stages.0"], "objective": "reconstruction", "steps": 60, "batch_size": 50},
+        {"trains": ["model.prior"], "steps": 1, "batch_size": 50, "optimizer": {"lr": 1e-9}},
+    ]
+    made = recipe(stages=[ladder], prior={"type": "model", "stages": [steps], "prior": "normal"}, train=phases)
+    model = go(made, tmp_path / "run").model()
+    with torch.no_grad():
+        z = model.encode(made.data.load().train.x)
+        started = model.prior.stack[0].step[0].actnorm(z)[0]
+    assert started.mean((0, 2, 3)).abs().max() < 0.1 and (started.std((0, 2, 3)) - 1).abs().max() < 0.1
+
+
 def test_objectives_have_weights_and_set_in(recipe, go, tmp_path, every_step):
     """Half of the loss and another half that sets in at step 2 are the whole from there on."""
     terms = [{"objective": "elbo", "weight": 0.5}, {"objective": "elbo", "weight": 0.5, "start": 2}]

@@ -24,6 +24,7 @@ from compose.core.roles import (
     with_label,
 )
 from compose.core.spaces import Codes, Real, Space
+from compose.core.transition import unfitted
 
 Side = Annotated[int, Ge(1), Le(65536)]
 
@@ -98,6 +99,7 @@ class Chain(StagePart):
         if self.shared and self.links < 3:
             message = f"of {self.links} links no two above the first could share a net; wanted 3 at least."
             yield Misfit(message, key="shared", swap=False)
+        yield from unfitted(self, slot)
 
     def narrowed(self) -> Part:
         """With three links where some share a net: of fewer none would."""

@@ -116,7 +116,9 @@ class DequantizeStage(Stage):
     def _learned(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """``u = sigmoid(v)``; in logarithms throughout, so that a v far out keeps its digits."""
         assert isinstance(self.noise, Density) and self.encoder is not None
-        v, log_q = self.noise.rsample_and_log_prob(self.encoder(to_features(x, self.below, self.like.dtype)))
+        # Whatever precision the net has: a half does not tell the cells of 256 levels apart.
+        features = self.encoder(to_features(x, self.below, self.like.dtype)).to(self.like.dtype)
+        v, log_q = (each.to(self.like.dtype) for each in self.noise.rsample_and_log_prob(features))
         log_u, log_rest, k = logsigmoid(v), logsigmoid(-v), x.to(v.dtype)
         log_a = torch.logaddexp(torch.log(k), log_u)
         log_b = torch.logaddexp(torch.log(self.levels - 1 - k), log_rest)

@@ -25,6 +25,7 @@ from compose.core.roles import (
     with_label,
 )
 from compose.core.spaces import Codes, Real, Space
+from compose.core.transition import unfitted
 
 Side = Annotated[int, Ge(1), Le(65536)]
 Size = Side | Annotated[list[Side], Len(3, 3)]
@@ -117,8 +118,10 @@ class Ladder(StagePart):
                 )
                 return
             if p.shape[1:] != z.shape[1:]:
-                yield Misfit(f"'{self.transition.type}' on {z} takes {p}, no grid like that.", key="transition")
+                message = f"'{self.transition.type}' on {z} takes {p}, no grid like that; 'normal' does."
+                yield Misfit(message, key="transition", swap=False)
                 return
+        yield from unfitted(self, slot)
 
     def nested(self, slot: Slot) -> dict[str, tuple[Part, Slot]]:
         """Encoders up, of the top, and of each posterior below; decoders of the likelihood and down from each level."""
