@@ -61,6 +61,18 @@ def test_a_cache_changes_nothing(space: Codes, conditional: bool, options: dict[
     torch.testing.assert_close(said, density.log_prob(x, c).detach(), rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("options", [{}, {"positions": "rotary"}])
+@pytest.mark.parametrize("places", [31, 32, 33, 64, 70])
+def test_a_cache_that_grows_by_blocks_changes_nothing(places: int, options: dict[str, Any], monkeypatch: Any):
+    """Whatever the memory held that it was given."""
+    empty = torch.empty
+    monkeypatch.setattr(torch, "empty", lambda *given, **how: empty(*given, **how).fill_(torch.nan))
+    density = built(Codes((places,), 3), **options)
+    with torch.no_grad():
+        x, said = density.draw(4)
+        torch.testing.assert_close(said, density.log_prob(x), rtol=0, atol=1e-11)
+
+
 @pytest.mark.parametrize("network", NETWORKS)
 def test_once_trained_the_likeliest_codes_are_the_same_without_a_cache(network: str):
     digits, space = Digits().load(), Codes((1, 8, 8), 17)

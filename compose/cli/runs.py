@@ -131,7 +131,9 @@ def sample(
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The picture, a png.")],
     n: Annotated[int | None, typer.Option("-n", min=1, help="How many; 64, or 5000 points of the plane.")] = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the draws.")] = 0,
-    label: Annotated[int | None, typer.Option("--label", help="The class to draw.")] = None,
+    label: Annotated[
+        int | None, typer.Option("--label", help="The class to draw; with --complete, that of each image.")
+    ] = None,
     compile: Annotated[
         bool, typer.Option("--compile", help="Compile the model; pays for thousands of samples.")
     ] = False,

@@ -16,6 +16,9 @@ from torch.nn import functional
 
 from compose.core import random
 
+#: Places of a cache that come into use together.
+BLOCK = 32
+
 #: Cosines and sines of angles.
 Turn = tuple[Tensor, Tensor]
 
@@ -97,18 +100,44 @@ class Transformer(Causal):
 
     def begin(self, n: int, like: Tensor) -> Tensor:
         """Room for the keys and values of every place."""
-        width = self.norm.normalized_shape[0]
-        # A head's keys lie beside its values: attention waits for memory, and reads one after the other.
-        shape = (len(self.blocks), n, self.heads, 2, self.places, width // self.heads)
+        shape = (len(self.blocks), n * 2 * self.places * self.norm.normalized_shape[0])
         return torch.empty(shape, dtype=like.dtype, device=like.device)
 
     def step(self, h: Tensor, i: int, cache: Tensor) -> Tensor:
         """Place ``i`` alone; its key and value go to the cache."""
-        turn = self._turn(i, i + 1, h)
-        for block, kept in zip(self.blocks, cache, strict=True):
+        turn, hidden = self._turn(i, i + 1, h), self._hidden(i, h)
+        for block, flat in zip(self.blocks, cache, strict=True):
             assert isinstance(block, _Block)
-            h = block.step(h, i, kept, turn)
+            h = block.step(h, i, self._kept(flat, i, len(h)), turn, hidden)
         return self.norm(h)
+
+    def _kept(self, flat: Tensor, i: int, n: int) -> Tensor:
+        """The keys and values of a layer, ``(n, heads, 2, places in use, width of a head)``.
+
+        Attention waits for memory, which is read twice as quickly where nothing lies between one head's and the next
+        one's. So places come into use by blocks, and what is there moves apart at the start of one.
+        """
+        room = self._in_use(flat, i, n)
+        if i % BLOCK == 0:
+            before = self._in_use(flat, i - 1, n).clone() if i else room[:, :, :, :0]
+            # What is yet to come is hidden, but a hidden NaN would still be one.
+            room[:, :, :, :i], room[:, :, :, i:] = before, 0.0
+        return room
+
+    def _in_use(self, flat: Tensor, i: int, n: int) -> Tensor:
+        places, width = self._until(i), self.norm.normalized_shape[0] // self.heads
+        return flat[: n * self.heads * 2 * places * width].view(n, self.heads, 2, places, width)
+
+    def _until(self, i: int) -> int:
+        """The end of the block that place ``i`` stands in."""
+        return min(self.places, (i // BLOCK + 1) * BLOCK)
+
+    def _hidden(self, i: int, like: Tensor) -> Tensor | None:
+        """Added to the scores of the places in use: what comes after place ``i`` is not seen."""
+        if i + 1 == self._until(i):
+            return None
+        later = torch.arange(self._until(i), device=like.device) > i
+        return like.new_zeros(len(later)).masked_fill(later, -torch.inf).expand(1, 1, 1, -1)
 
     def _turn(self, start: int, end: int, like: Tensor) -> Turn | None:
         """Cosines and sines of the angles at some places, ``(places, half of a head's width)``; none if not rotary."""
@@ -148,13 +177,13 @@ class _Block(nn.Module):
         h = h + self._drop(self.joined(rearrange(seen, "b h n d -> b n (h d)")))
         return h + self._drop(self.each(self.inside(h)))
 
-    def step(self, h: Tensor, i: int, kept: Tensor, turn: Turn | None = None) -> Tensor:
+    def step(self, h: Tensor, i: int, kept: Tensor, turn: Turn | None, hidden: Tensor | None) -> Tensor:
         q, k, v = self.split(self.before(h)).unflatten(1, (3, self.heads, 1, -1)).unbind(1)
         if turn is not None:
             q, k = turned(q, turn), turned(k, turn)
-        keys, values = kept[:, :, :, : i + 1].unbind(2)
-        keys[:, :, i:], values[:, :, i:] = k, v
-        seen = functional.scaled_dot_product_attention(q, keys, values)
+        keys, values = kept.unbind(2)
+        keys[:, :, i : i + 1], values[:, :, i : i + 1] = k, v
+        seen = functional.scaled_dot_product_attention(q, keys, values, attn_mask=hidden)
         h = h + self.joined(seen.flatten(1))
         return h + self.each(self.inside(h))
 
