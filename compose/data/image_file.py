@@ -118,7 +118,8 @@ def _opened(path: Path) -> Iterator[ImageFile]:
         with Image.open(path, formats=sorted(set(FORMATS.values()))) as image:
             if _deep(image):
                 raise DataError(f"{path} has pixels of more than 8 bits ({image.mode}); wanted 256 levels a channel.")
-            if (frames := getattr(image, "n_frames", 1)) > 1:
+            # A telephone's JPEG may hold a preview or a depth beside the photograph, and is then an MPO.
+            if (frames := getattr(image, "n_frames", 1)) > 1 and image.format != "MPO":
                 raise DataError(f"{path} holds {frames} images; wanted one a file.")
             yield image
     except DataError:

@@ -165,6 +165,13 @@ def test_a_turned_photograph_is_seen_upright(tmp_path: Path) -> None:
     np.testing.assert_array_equal(part.load().test.x[0, 0].numpy(), np.rot90(array, -1))
 
 
+def test_a_preview_beside_a_photograph_is_left_out(folder: Path) -> None:
+    photograph, preview = (Image.fromarray(np.full((6, 5, 3), grey, np.uint8)) for grey in (200, 20))
+    photograph.save(folder / "cats" / "30.jpg", format="MPO", save_all=True, append_images=[preview])
+    found = rows(ImageFolder(folder=folder).load())
+    assert len(found) == 21 and any(min(row) > 190 for row in found)
+
+
 def test_how_an_image_is_turned_may_be_said_after_its_pixels(tmp_path: Path) -> None:
     """As exiftool writes it: Pillow meets it when it has decoded the pixels."""
     exif = Image.Exif()
