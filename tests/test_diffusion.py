@@ -377,6 +377,7 @@ def test_a_chain_of_another_number_of_links_and_where_there_is_none():
             "'diffusion' blurs a code into those beside it",
         ),
         ({"prior": {"type": "diffusion", "log_snr": [5.0, -5.0]}}, "the noise would fall with time"),
+        ({"prior": {"type": "diffusion", "log_snr": [-5.0, 30.0]}}, "log_snr is [-5.0, 30.0]; wanted -40 to 24"),
         ({"stages": ["latent"], "prior": {"type": "diffusion", "prediction": "levels"}}, "which has no levels"),
         ({"stages": ["latent"], "prior": {"type": "diffusion", "net": "unet"}}, "'unet' goes between images"),
         ({"prior": {"type": "diffusion", "unlabelled": 0.1}}, "it takes none"),
@@ -454,3 +455,9 @@ def test_what_is_not_finite_teaches_nothing():
     importance.learn(t, torch.tensor([1.0, math.nan, 2.0, -math.inf]))
     wanted = torch.tensor([2.5, 2.5, 2.5, 2.5]).lerp(torch.tensor([1.0, 2.5, 4.0, 2.5]), RATE)
     torch.testing.assert_close(importance.square, wanted)
+
+
+@pytest.mark.parametrize("links", [0, -1])
+def test_a_chain_has_a_link(links: int):
+    with pytest.raises(SpaceError, match=f"a chain of {links} links was asked for; wanted 1 at least"):
+        built(SPACES[0]).as_chain(links)

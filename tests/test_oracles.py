@@ -432,3 +432,12 @@ def test_a_condition_has_a_row_for_each_item_that_is_asked_for():
             SpaceError, match="5 items were asked for, and the condition has 1 rows; wanted one for each"
         ):
             call(5, torch.tensor([2]))
+
+
+def test_a_normal_of_halves_draws_and_scores_in_single_precision():
+    """A net in mixed precision gives bfloat16, in which a number of 40 is known to a quarter."""
+    normal = density("normal", Real((40,)), conditional=True).float()
+    halves = torch.randn(64, 80).bfloat16()
+    z, log_q = normal.rsample_and_log_prob(halves)
+    assert z.dtype == normal.centre(halves).dtype == torch.float32
+    torch.testing.assert_close(log_q.double(), normal.log_prob(z, halves.float()).double(), rtol=0, atol=1e-3)

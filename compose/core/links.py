@@ -24,7 +24,7 @@ MOST = 1 << 24
 
 def signal(x: Tensor, space: Space, dtype: torch.dtype) -> Tensor:
     """What noise is added to: reals as they are, levels from -1 to 1."""
-    return x if isinstance(space, Real) else 2 * x.to(dtype) / max(1, space.size - 1) - 1
+    return x.to(dtype) if isinstance(space, Real) else 2 * x.to(dtype) / max(1, space.size - 1) - 1
 
 
 def alpha_sigma(gamma: Tensor) -> tuple[Tensor, Tensor]:

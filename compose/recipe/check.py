@@ -21,7 +21,7 @@ from compose.core.kinds import Kind
 from compose.core.roles import DensityPart, StagePart, takes_labels
 from compose.core.spaces import Codes, Real, Space
 from compose.recipe.read import read_tree
-from compose.recipe.recipe import Phase, Recipe
+from compose.recipe.recipe import Phase, Player, Recipe
 from compose.recipe.text import MAX_FAULTS
 from compose.recipe.tree import MAX_DEPTH, KeyPath, Tree, clipped, dotted
 from compose.recipe.validate import WORLDS, Form, read_form, within
@@ -227,23 +227,32 @@ def _training(form: Form, space: Space, labels: Codes | None) -> Iterator[_Findi
 
 def _drawing(form: Form) -> Iterator[_Finding]:
     """What is said of how samples are drawn that this model does not do."""
-    recipe, links = form.recipe, form.recipe.model.links
+    for key, message in drawn_otherwise(form.recipe, ("model",) in form.guessed):
+        yield _Finding(form.written(("evaluate", key)), message)
+
+
+def drawn_otherwise(recipe: Recipe, guessed: bool = False) -> Iterator[tuple[str, str]]:
+    """What ``evaluate`` of a recipe says of how samples are drawn that its model does not do: the key, and why.
+
+    Args:
+        recipe: Of any model.
+        guessed: Whether its model is only thought to be that.
+    """
+    links, walked = recipe.model.links, recipe.model.samplers
     sampler, steps = recipe.evaluate.sampler, recipe.evaluate.steps
-    walked = recipe.model.samplers
     if sampler is not None and walked and sampler not in walked:
-        message = (
-            f"the prior is not drawn from by '{sampler}'; by {', '.join(walked)}, or as it is scored: leave it out."
+        yield (
+            "sampler",
+            f"the prior is not drawn from by '{sampler}'; by {', '.join(walked)}, or as it is scored: leave it out.",
         )
-        yield _Finding(form.written(("evaluate", "sampler")), message)
     for key, value in (("sampler", sampler), ("steps", steps)):
-        if value is not None and not recipe.model.denoises and ("model",) not in form.guessed:
-            message = f"'{key}' says how a diffusion is drawn from, and the prior is none."
-            yield _Finding(form.written(("evaluate", key)), message)
+        if value is not None and not recipe.model.denoises and not guessed:
+            yield key, f"'{key}' says how a diffusion is drawn from, and the prior is none."
     if steps is not None and links is not None and steps > links and sampler in (None, "ancestral"):
-        message = (
-            f"{steps} ancestral steps are more than the {links} links of this chain; take fewer, or another sampler."
+        yield (
+            "steps",
+            f"{steps} ancestral steps are more than the {links} links of this chain; take fewer, or another sampler.",
         )
-        yield _Finding(form.written(("evaluate", "steps")), message)
 
 
 def _idle(form: Form, space: Space, labels: Codes | None) -> Iterator[_Finding]:
@@ -257,6 +266,29 @@ def _idle(form: Form, space: Space, labels: Codes | None) -> Iterator[_Finding]:
                 message = f"nothing to train: there is no parameter in {', '.join(player.trains)}."
                 hint = "Name a part with weights, or leave the player out."
                 yield _Finding(form.written(("train", i, "players", j, "trains")), message, partial(str, hint))
+            elif (message := _unreached(player, built)) is not None:
+                hint = "Name what it trains, as in 'trains: [model.prior]', or add an objective that reaches the rest."
+                yield _Finding(form.written(("train", i, "players", j, "trains")), message, partial(str, hint))
+
+
+def _unreached(player: Player, built: dict[str, list[tuple[Part, Slot]]]) -> str | None:
+    """Says what a player is to train and none of its objectives gives a gradient."""
+    reached = {side for term in player.objectives for side in term.objective.reaches}
+    for side in ("stages", "prior"):
+        if side in reached:
+            continue
+        # What is named: a part on that side, or the whole model, which has it.
+        named = [path for path in player.trains if path == "model" or f"{path}.".startswith(f"model.{side}.")]
+        below = {f"model.{side}" if path == "model" else path for path in named}
+        inside = [placed for key, each in built.items() for placed in each if _within(key, below)]
+        if inside and _trainable(inside):
+            said = ", ".join(f"'{term.objective.type}'" for term in player.objectives)
+            return f"it names {', '.join(named)}, and no gradient of {said} reaches the {side}."
+    return None
+
+
+def _within(key: str, paths: set[str]) -> bool:
+    return any(f"{key}.".startswith(f"{path}.") for path in paths)
 
 
 def _unseen(form: Form, space: Space, labels: Codes | None) -> Iterator[_Finding]:

@@ -26,10 +26,11 @@ from compose.core.solvers import stepwise
 from compose.core.spaces import Real
 from compose.core.terms import bits_per_dim, views
 from compose.data.source import Source, Split
+from compose.recipe.check import drawn_otherwise
 from compose.run.collapse import collapse
 from compose.run.directory import Run, write_bytes, write_text
 from compose.run.health import health
-from compose.run.measures import measures
+from compose.run.measures import drawing, measures
 from compose.run.progress import counting
 
 BLOCK = 100
@@ -79,7 +80,14 @@ def score(
         tick: Told the number of rows done.
         mode: How each draw is scored; what is reported is scored by ``path``.
         standard: Whether N(0, I) stands in for the prior.
+
+    Raises:
+        KindError: K > 1 of terms that were not drawn, whose L is only a bound.
     """
+    if samples > 1 and mode != "path" and model.kind is not Kind.EXACT:
+        raise KindError(
+            f"NLL(K = {samples}) averages exp L over whole paths, and mode '{mode}' gives a bound; take 'path'."
+        )
     n, device = len(split), split.x.device
     total = torch.zeros(n, dtype=torch.float64, device=device)
     log_sum = torch.full((n,), -math.inf, dtype=torch.float64, device=device)
@@ -184,7 +192,8 @@ def evaluate(
 
     Raises:
         KindError: K > 1 is asked of a model whose kind refuses it.
-        RunError: the run is not finished, there is no such device, K is below 1, or a split has no fixed examples.
+        RunError: the run is not finished, there is no such device, K is below 1, a split has no fixed examples, or its
+            prior is not drawn from like that.
     """
     from safetensors.torch import save
 
@@ -196,6 +205,9 @@ def evaluate(
     # Of a model without a likelihood there is nothing to say in nats.
     chosen = {} if model.kind is Kind.NONE else {name: fixed_split(source, name) for name in splits}
     draws = draws_allowed(model, recipe.evaluate.samples, samples)
+    for _, message in drawn_otherwise(recipe):
+        raise RunError(message)
+    drawing(recipe)  # refuses what means nothing whatever the model, before the long work
     with counting("evaluating", sum(map(len, chosen.values())) * draws, progress) as tick:
         found = {name: score(model, split, draws, recipe.evaluate.seed, rows, tick) for name, split in chosen.items()}
     measured = measures(model, recipe, source, progress)

@@ -139,7 +139,9 @@ def _notes(scores: Mapping[str, Any]) -> list[str]:
         else:
             lines.append(f"{record['edge']}: {record['active']} of {record['units']} units active")
             if (most := record.get("ceiling")) is not None:
-                between = f"KL(q({record['edge']}) || N(0, I)) between {most[0]:.2f} and {most[1]:.2f} nats"
+                # What the prior gains is at least what may be gained, and may itself be an estimate.
+                least = f"{Kind[scores['kind'].upper()].tilde}{most[0]:.2f}"
+                between = f"KL(q({record['edge']}) || N(0, I)) between {least} and {most[1]:.2f} nats"
                 lines.append(f"  {between}: the most that another prior gains over N(0, I)")
         if "warning" in record:
             lines.append(f"WARNING  {record['warning']}")

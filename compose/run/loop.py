@@ -28,6 +28,9 @@ class Loop:
         self.run, self.fabric, self.shown, self.compiled = run, fabric, shown, compiled
         self.recipe = run.recipe
         self.first = bool(fabric.is_global_zero)
+        if fabric.strategy.precision.precision == "bf16-mixed":
+            # Nets round where they may; data keep their digits, and so does what is drawn and weighed with them.
+            fabric.strategy.precision.convert_input = lambda data: data
         # In the precision of the training from the start: what is averaged or restored is made of these weights.
         self.model = self.place(build(self.recipe))
         precision = next((value.dtype for value in self.model.parameters()), None)

@@ -56,6 +56,16 @@ def place(word: str) -> str:
     return f"r.yaml:{before.count(chr(10)) + 1}:{len(before) - before.rfind(chr(10))}"
 
 
+def test_what_no_gradient_reaches_is_not_to_be_trained():
+    half = SOUND.replace("objective: elbo", "objective: reconstruction")
+    assert "it names model, and no gradient of 'reconstruction' reaches the prior." in fault_of(half)
+    assert not faults_of(half.replace("{objective", "{trains: [model.stages.0], objective"))
+    assert not faults_of(half.replace("{type: flow, layers: 2}", "normal")), "that has nothing to train"
+    walked = SOUND.replace("{type: flow, layers: 2}", "diffusion").replace("objective: elbo", "objective: denoising")
+    assert "no gradient of 'denoising' reaches the stages" in fault_of(walked)
+    assert not faults_of(walked.replace("{objective", "{trains: [model.prior], objective"))
+
+
 def test_class_labels_that_no_part_takes():
     """The scores would say that they are given the label."""
     unseen = SOUND.replace("digits}", "digits, labels: true}")

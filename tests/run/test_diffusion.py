@@ -10,14 +10,16 @@ import torch
 
 from compose.core import random
 from compose.core.drawing import Drawing
-from compose.core.errors import RecipeError, RunError, SpaceError
+from compose.core.errors import KindError, RecipeError, RunError, SpaceError
 from compose.core.gaussians import LOG_2PI
 from compose.recipe.build import build
 from compose.recipe.check import load_recipe
+from compose.run import evaluate as evaluation
 from compose.run.dial import dial, save_dial
 from compose.run.directory import Run
 from compose.run.evaluate import score
 from compose.run.health import ceiling
+from compose.run.ledger import _notes
 from compose.run.sample import sample
 
 DIFFUSION = {"type": "diffusion", "steps": 4, "net": {"type": "resmlp", "width": 16, "blocks": 1}}
@@ -39,6 +41,27 @@ def test_the_dial_scores_as_its_own_number_of_links_does(diffused: Run, tmp_path
     assert found[2]["rise"] == pytest.approx(found[2]["-ELBO"] - found[1]["-ELBO"], rel=1e-5)
     assert all(record["standard_error"] > 0 for record in found)
     assert save_dial(found, tmp_path / "links.png").stat().st_size > 1000
+
+
+def test_what_cannot_be_drawn_is_refused_before_anything_is_scored(diffused: Run, trained: Run, monkeypatch):
+    monkeypatch.setattr(evaluation, "score", lambda *_, **__: pytest.fail("it was scored"))
+    with pytest.raises(RunError, match="5 ancestral steps are more than the 4 links of this chain"):
+        evaluation.evaluate(diffused, steps=5)
+    with pytest.raises(RunError, match="'sampler' says how a diffusion is drawn from, and the prior is none"):
+        evaluation.evaluate(trained, sampler="ddim")
+    with pytest.raises(SpaceError, match="0 steps were asked for"):
+        evaluation.evaluate(diffused, steps=0)
+
+
+def test_only_whole_paths_are_averaged(diffused: Run):
+    with pytest.raises(KindError, match="mode 'one_t' gives a bound"):
+        score(diffused.model(), diffused.recipe.data.load().validation, 2, mode="one_t")
+
+
+def test_what_is_gained_at_least_may_be_an_estimate():
+    record = {"edge": "z1", "active": 1, "units": 2, "ceiling": [0.1, 0.2]}
+    said = {kind: _notes({"splits": {}, "kind": kind, "health": [record]}) for kind in ("weight", "estimate")}
+    assert "between 0.10 and 0.20 nats" in said["weight"][1] and "between ~0.10 and 0.20" in said["estimate"][1]
 
 
 def test_no_link_is_no_chain(diffused: Run):

@@ -15,6 +15,7 @@ from compose.core.errors import TrainingError
 from compose.core.model import ModelDensity
 from compose.data.digits import Digits
 from compose.data.source import Source, Split
+from compose.parts.densities.diffusion import DiffusionDensity
 from compose.parts.stages.latent import Latent
 from compose.parts.stages.standardize import Standardize
 from compose.recipe.build import build
@@ -414,6 +415,7 @@ MIXED = {
     "diffusion": ["model.prior.steps=2"],
     "flow_matching": ["model.prior.steps=2"],
     "flow_toy": [],
+    "diffusion_toy": [],
     "vae_vamp": [],
     "vae_flow_posterior": [],
     "ladder": [],
@@ -436,6 +438,17 @@ def test_shipped_recipes_train_in_mixed_precision(go, tmp_path, monkeypatch, eve
     run = go(made, tmp_path / "run", precision="bf16-mixed")
     found = [line["loss"] for line in lines(run)]
     assert len(found) == 2 * len(made.train) and all(map(math.isfinite, found))
+
+
+def test_in_mixed_precision_reals_and_times_keep_their_digits(go, tmp_path, monkeypatch):
+    """With times rounded to 8 bits neighbouring links would be as noisy as one another."""
+    monkeypatch.setattr(evaluate, "evaluate", lambda *_, **__: None)
+    seen: list[torch.dtype] = []
+    gamma = DiffusionDensity.gamma
+    monkeypatch.setattr(DiffusionDensity, "gamma", lambda self, t: (seen.append(t.dtype), gamma(self, t))[1])
+    made = load_recipe("diffusion_toy", ["train.0.steps=2", "train.0.batch_size=32", "model.stages=[]"])
+    go(made, tmp_path / "run", precision="bf16-mixed")
+    assert set(seen) == {torch.float32}
 
 
 def test_a_training_leaves_torch_as_it_was(recipe, go, tmp_path):

@@ -43,6 +43,8 @@ STEPS = 8
 WAVES = (1.0, 2.0)
 #: At noise, ``gamma`` of the last latent; at the data, where these are reals.
 NOISE, CLEAN = 5.0, -10.0
+#: The most that ``log_snr`` may be at the data.
+FINEST = 24.0
 #: Parts of the way whose cost is told apart, where time is continuous.
 BINS = 64
 #: Rows that a network is asked about at once, where a path is scored and its batch is smaller.
@@ -124,8 +126,9 @@ class Diffusion(TimedPart):
             low, high = self.log_snr
             message = f"the noise would fall with time: log_snr goes from {low:g} at noise to {high:g} at the data."
             yield Misfit(f"{message} Wanted the lower number first.", key="log_snr", swap=False)
-        if self.log_snr is not None and max(map(abs, self.log_snr)) > 40:
-            yield Misfit(f"log_snr is {self.log_snr}; wanted -40 to 40.", key="log_snr", swap=False)
+        if self.log_snr is not None and (self.log_snr[0] < -40 or self.log_snr[1] > FINEST):
+            # Less noise than that is lost beside the data in single precision, and with it what it costs.
+            yield Misfit(f"log_snr is {self.log_snr}; wanted -40 to {FINEST:g}.", key="log_snr", swap=False)
 
     def narrowed(self) -> Part:
         """With little between the noise of neighbouring latents: weights of a path then do not lie far apart."""
@@ -447,11 +450,14 @@ class DiffusionDensity(TimedDensity):
         A view, made to compare and never saved: its Markovian hierarchical VAE has the same bound, link by link.
 
         Raises:
-            SpaceError: neither it nor the density says how many links; or the density is conditional.
+            SpaceError: neither it nor the density says how many links, or fewer than one came; or the density is
+                conditional.
         """
-        steps = steps or self.steps
+        steps = self.steps if steps is None else steps
         if steps is None:
             raise SpaceError("in continuous time there is no number of links; say one: as_chain(64).")
+        if steps < 1:
+            raise SpaceError(f"a chain of {steps} links was asked for; wanted 1 at least.")
         if self.condition is not None:
             raise SpaceError("a chain is made of a density that stands alone, and this one is conditional.")
         gammas = self.gamma(torch.arange(steps + 1, dtype=self.like.dtype, device=self.like.device) / steps)

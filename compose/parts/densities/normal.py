@@ -48,7 +48,7 @@ class NormalDensity(Density):
 
     def gaussian(self, c: Tensor) -> Gaussian:
         """Splits the condition along its first axis into location and bounded log-scale."""
-        loc, raw = c.chunk(2, dim=1)
+        loc, raw = self._exact(c).chunk(2, dim=1)
         log_scale = bounded(raw)
         return Gaussian(loc, log_scale, log_scale.exp())
 
@@ -72,7 +72,11 @@ class NormalDensity(Density):
 
     def centre(self, c: Tensor) -> Tensor:
         """The mean."""
-        return c.chunk(2, dim=1)[0]
+        return self._exact(c).chunk(2, dim=1)[0]
+
+    def _exact(self, c: Tensor) -> Tensor:
+        """A net may have given halves, which are too coarse for what is drawn from them."""
+        return c.to(torch.promote_types(c.dtype, self.like.dtype))
 
     def in_pyro(self, n: int, c: Tensor | None = None) -> Any:
         """Pyro's ``Normal``."""
