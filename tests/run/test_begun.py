@@ -94,7 +94,6 @@ def test_priors_share_a_first_phase_that_does_not_mind_them():
         ("vae", "seed=0"),
         ("lsgm", "seed=0"),
         ("latent_diffusion", "train.0.objective=elbo"),
-        ("latent_diffusion", "train.0.trains=[model]"),
     ],
 )
 def test_a_first_phase_that_minds_its_prior_is_shared_with_none(recipe, change):
