@@ -78,7 +78,7 @@ def _effects(figure: Any, results: Results) -> bool:
         axes.plot([effect.value], [row], "o", color=colour, markersize=5)
     axes.set_yticks(range(len(compared)), [outcome.label for outcome, _ in reversed(compared)])
     axes.set_ylim(-0.6, len(compared) - 0.4)
-    axes.set_xlabel(f"{_axis(results.judged_by)}, less that of {results.base.label}")
+    axes.set_xlabel(f"{_axis(results.judged_by)},\nless that of {results.base.label}")
     return True
 
 
