@@ -48,6 +48,10 @@ class Real:
         if tuple(x.shape[1:]) != self.shape or x.dim() == 0 or not x.is_floating_point():
             raise SpaceError(f"{name} is {_came(x)}, but {self} wants floats of shape (batch, {_axes(self.shape)}).")
 
+    def check_values(self, x: Tensor, name: str = "x") -> None:
+        """As ``check``: of reals any value will do."""
+        self.check(x, name)
+
     def __str__(self) -> str:
         return f"Real({_by(self.shape)})"
 

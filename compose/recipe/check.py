@@ -267,7 +267,7 @@ def _idle(form: Form, space: Space, labels: Codes | None) -> Iterator[_Finding]:
                 hint = "Name a part with weights, or leave the player out."
                 yield _Finding(form.written(("train", i, "players", j, "trains")), message, partial(str, hint))
             elif (message := _unreached(player, built)) is not None:
-                hint = "Name what it trains, as in 'trains: [model.prior]', or add an objective that reaches the rest."
+                hint = "Name no more than it trains: [model.stages.0], say, or [model.prior]; or add an objective."
                 yield _Finding(form.written(("train", i, "players", j, "trains")), message, partial(str, hint))
 
 

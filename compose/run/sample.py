@@ -15,7 +15,7 @@ from compose.core import random
 from compose.core.drawing import AS_IT_IS, Drawing
 from compose.core.errors import DataError, SpaceError
 from compose.core.model import ModelDensity
-from compose.core.spaces import Codes, Space
+from compose.core.spaces import Codes
 from compose.data.array_file import ONLY, read_array, read_headers
 from compose.data.source import SPLITS
 from compose.run.compiled import compiled, explained
@@ -120,7 +120,7 @@ def complete(
             "this model does not draw code by code, so it cannot go on from a part; an 'autoregressive' or 'masked' "
             "prior can, of the data or above a stage 'codes'."
         )
-    _check_values(model.space, x, "what is to be completed")
+    model.space.check_values(x, "what is to be completed")
     labels = _labels(model, len(x), label)
     with random.region(seed, "sample"), torch.no_grad():
         below = model.space.grid[0]
@@ -159,12 +159,8 @@ def images(run: Run, which: str, n: int) -> tuple[Tensor, Tensor | None]:
         raise SpaceError(f"{which} holds no image.")
     kind = np.int64 if header.kind == "integer" else np.float32
     x = torch.from_numpy(np.array(values[:n] if values.ndim else values, kind))
-    _check_values(space, x, which)
+    space.check_values(x, which)
     return x, None
-
-
-def _check_values(space: Space, x: Tensor, name: str) -> None:
-    space.check_values(x, name) if isinstance(space, Codes) else space.check(x, name)
 
 
 def _model(run: Run | ModelDensity | str | Path) -> ModelDensity:

@@ -117,7 +117,7 @@ def check_values(space: Space, x: Tensor, n: int, name: str) -> None:
     """
     require(len(x) == n, f"{name} is {len(x)} rows, wanted {n}")
     try:
-        space.check(x, name) if isinstance(space, Real) else space.check_values(x, name)
+        space.check_values(x, name)
     except SpaceError as error:
         raise ContractError(str(error)) from error
     require(bool(x.isfinite().all()), f"{name} is not finite")
