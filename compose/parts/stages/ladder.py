@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar, cast
 import torch
 from annotated_types import Ge, Le, Len
 from torch import Tensor, nn
+from torch.nn import functional
 
 from compose.core.declare import Misfit, Part, Slot, as_real, part_field
 from compose.core.kinds import Kind, weakest
@@ -35,7 +36,8 @@ class Ladder(StagePart):
     """Up ``q(z_L | x) ... q(z_1 | x, z_2 .. z_L)``, down ``p(z_{L-1} | z_L) ... p(x | z_1 .. z_L)``.
 
     A deterministic pass up shows every level what lies below it; inference and generation then share the pass down,
-    whose state carries all levels above to each level and to the likelihood. The edge above is the top level; the
+    whose state carries all levels above to each level and to the likelihood. On both ways each level adds to the state
+    that it is handed, so that the top lies no deeper than the others. The edge above is the top level; the
     others are edges of their own, ``z1.1``, ``z1.2``, ..., from the data upward, each with a rate of its own.
     """
 
@@ -170,6 +172,18 @@ class Ladder(StagePart):
 
 
 _NETS = ("encoder", "decoder", "between")
+
+
+def carried(state: Tensor | None, found: Tensor) -> Tensor:
+    """A state that a level hands on: the one that it was handed, on the new grid, and what its net found besides.
+
+    Where one is an image and the other not there is only what was found.
+    """
+    if state is None or state.dim() != found.dim():
+        return found
+    if state.dim() == 4 and state.shape != found.shape:
+        state = functional.interpolate(state, found.shape[2:], mode="area")
+    return state + found
 
 
 def joined(a: Real, b: Real) -> Real:
@@ -313,7 +327,7 @@ class LadderStage(Stage):
         """What each level below the top sees of x, and the parameters of the top level's posterior."""
         h, seen = with_label(features, c, self.labels), []
         for i in range(self.top):
-            h = self._encode(i, h)
+            h = carried(h if i else None, self._encode(i, h))
             seen.append(h)
         return seen, self._encode(self.top, h)
 
@@ -323,8 +337,8 @@ class LadderStage(Stage):
         params = self._decode(i, with_label(known, c, self.labels))
         if not i:
             return params, None
-        params, below = params.split([params.shape[1] - self.width, self.width], 1)
-        return params, below
+        params, found = params.split([params.shape[1] - self.width, self.width], 1)
+        return params, carried(state, found)
 
     def _q_params(self, i: int, seen: Tensor, p_params: Tensor, state: Tensor | None) -> Tensor:
         assert state is not None
