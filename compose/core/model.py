@@ -183,8 +183,8 @@ class ModelDensity(Density):
     def generate(self, z: Tensor, c: Tensor | None = None, means: bool = False) -> Tensor:
         """Comes down from items on the uppermost edge to the data.
 
-        With ``means`` the lowest stage gives the mean of what it would draw from, as the nearest item of the data's
-        space: free of the likelihood's noise, and no sample of the model.
+        With ``means`` the lowest stage gives the mean of what it would draw from, free of the likelihood's noise and no
+        sample of the model: of levels a real number between them, of other codes the likeliest.
 
         Raises:
             SpaceError: ``means`` of a lowest stage that draws by no likelihood with a mean.
@@ -198,9 +198,13 @@ class ModelDensity(Density):
 
     def _mean(self, stage: Stage, z: Tensor, label: Tensor | None) -> Tensor:
         try:
-            return from_features(stage.relax(z, label), self.space)
+            mean = stage.relax(z, label)
         except NotImplementedError as error:
             raise SpaceError(f"there is no likelihood to take the mean of: {error}.") from None
+        if isinstance(self.space, Codes) and self.space.ordered:
+            most = self.space.size - 1
+            return (mean * most).clamp(0, most)
+        return from_features(mean, self.space)
 
     @torch.no_grad()
     def encode(self, x: Tensor, c: Tensor | None = None, stages: int | None = None) -> Tensor:

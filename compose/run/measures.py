@@ -18,6 +18,7 @@ from compose.core import random
 from compose.core.declare import NetPart, in_module
 from compose.core.drawing import AS_IT_IS, Drawing
 from compose.core.model import ModelDensity
+from compose.core.spaces import Codes
 from compose.data.planar import Gaussians
 from compose.data.source import Source
 from compose.data.stacked import Stacked
@@ -63,6 +64,8 @@ def measures(model: ModelDensity, recipe: Recipe, source: Source, progress: bool
             beside = _data(source, seen, n, seed)
             for name, drawn in zip(("coverage", "means"), sample_with_means(model, n, seed, how), strict=True):
                 if drawn is not None:
+                    # Data are levels, and a classifier of them has never seen what lies between.
+                    drawn = drawn.round() if isinstance(model.space, Codes) else drawn
                     found[name] = {**coverage(*beside, _features(seen, drawn)), **said, "samples": n, "seed": seed}
     if (counted := _modes(model, recipe, seed, progress)) is not None:
         found["modes"] = {**_of_data(counted, source), "seed": seed}

@@ -42,7 +42,8 @@ def sample(
         label: Class to draw, for a conditional model; without it the classes take turns.
         compile: Whether to compile the model first; pays where samples are many.
         how: Temperature, limits and guidance, where the prior draws code by code.
-        means: Whether to give the mean of the likelihood in place of a draw from it: free of its noise, and no sample.
+        means: Whether to give the mean of the likelihood in place of a draw from it: free of its noise, and no sample;
+            of levels a real number between them.
 
     Returns:
         ``(n, *space.shape)``.
