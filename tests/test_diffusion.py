@@ -227,6 +227,22 @@ def test_denoising_trains_the_variance_by_the_bound_and_the_network_as_without_i
     assert float((one * other).sum() / (one.norm() * other.norm())) > 0.99
 
 
+def test_a_decay_of_weights_draws_a_learned_schedule_back_to_where_it_began():
+    schedule, t = SCHEDULES["learned"](-10.0, 5.0), torch.rand(8)
+    began = schedule(t).detach()
+    optimizer = torch.optim.SGD(schedule.parameters(), lr=1.0, weight_decay=0.5)
+    for parameter in schedule.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    torch.testing.assert_close(schedule(t).detach(), began, rtol=0, atol=0)
+    with torch.no_grad():
+        for parameter in schedule.parameters():
+            parameter.add_(0.1)
+    for _ in range(40):
+        optimizer.step()
+    torch.testing.assert_close(schedule(t).detach(), began)
+
+
 @pytest.mark.parametrize("schedule", SCHEDULED)
 def test_many_steps_come_to_continuous_time(schedule: str):
     space, n = Real((2,)), 20_000

@@ -94,16 +94,23 @@ class Learned(Schedule):
 
     def __init__(self, low: float, high: float, hidden: int = 32) -> None:
         super().__init__()
-        self.low = nn.Parameter(torch.tensor(float(low)))
-        self.log_range = nn.Parameter(torch.tensor(math.log(high - low)))
-        self.height = nn.Parameter(torch.full((hidden,), -5.0))
-        self.steepness = nn.Parameter(torch.full((hidden,), 8.0))
-        self.centre = nn.Parameter(torch.linspace(0, 1, hidden))
+        ends, bumps = torch.tensor([float(low), math.log(high - low)]), torch.tensor([[-5.0], [8.0]]).expand(2, hidden)
+        # What is learned is how far all this has moved: a decay of weights then draws it back here, and not to 0.
+        self.ends, self.bumps = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(3, hidden))
+        self.first_ends: Tensor
+        self.first_bumps: Tensor
+        self.register_buffer("first_ends", ends)
+        self.register_buffer("first_bumps", torch.cat([bumps, torch.linspace(0, 1, hidden)[None]]))
+
+    @property
+    def low(self) -> Tensor:
+        """``gamma`` at the data."""
+        return self.first_ends[0] + self.ends[0]
 
     @property
     def range(self) -> Tensor:
         """How far ``gamma`` rises."""
-        return self.log_range.exp()
+        return (self.first_ends[1] + self.ends[1]).exp()
 
     def forward(self, t: Tensor) -> Tensor:
         """Between both ends as ``shape`` says."""
@@ -115,9 +122,9 @@ class Learned(Schedule):
 
     def rate(self, t: Tensor) -> Tensor:
         """The derivative of ``shape``."""
-        a = functional.softplus(self.steepness)
-        s = torch.sigmoid(a * (t[:, None] - self.centre))
-        return (1 + (functional.softplus(self.height) * a * s * (1 - s)).sum(1)) / self._rise()[1]
+        height, steepness, centre = self._bumps()
+        s = torch.sigmoid(steepness * (t[:, None] - centre))
+        return (1 + (height * steepness * s * (1 - s)).sum(1)) / self._rise()[1]
 
     def shape(self, t: Tensor) -> Tensor:
         """From 0 to 1 as the time does, and monotone."""
@@ -125,12 +132,17 @@ class Learned(Schedule):
         return (self._raw(t) - first) / rise
 
     def _raw(self, t: Tensor) -> Tensor:
-        bumps = torch.sigmoid(functional.softplus(self.steepness) * (t[:, None] - self.centre))
-        return t + (functional.softplus(self.height) * bumps).sum(1)
+        height, steepness, centre = self._bumps()
+        return t + (height * torch.sigmoid(steepness * (t[:, None] - centre))).sum(1)
 
     def _rise(self) -> tuple[Tensor, Tensor]:
-        first, last = self._raw(torch.arange(2, dtype=self.low.dtype, device=self.low.device))
+        first, last = self._raw(torch.arange(2, dtype=self.ends.dtype, device=self.ends.device))
         return first, last - first
+
+    def _bumps(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Of each sigmoid its height, its steepness, both above 0, and its centre."""
+        height, steepness, centre = self.first_bumps + self.bumps
+        return functional.softplus(height), functional.softplus(steepness), centre
 
 
 SCHEDULES: dict[str, type[Linear] | type[Cosine] | type[Learned]] = {
