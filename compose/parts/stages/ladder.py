@@ -8,7 +8,6 @@ from typing import Annotated, ClassVar, cast
 import torch
 from annotated_types import Ge, Le, Len
 from torch import Tensor, nn
-from torch.nn import functional
 
 from compose.core.declare import Misfit, Part, Slot, as_real, part_field
 from compose.core.kinds import Kind, weakest
@@ -36,9 +35,10 @@ class Ladder(StagePart):
     """Up ``q(z_L | x) ... q(z_1 | x, z_2 .. z_L)``, down ``p(z_{L-1} | z_L) ... p(x | z_1 .. z_L)``.
 
     A deterministic pass up shows every level what lies below it; inference and generation then share the pass down,
-    whose state carries all levels above to each level and to the likelihood. On both ways each level adds to the state
-    that it is handed, so that the top lies no deeper than the others. The edge above is the top level; the
-    others are edges of their own, ``z1.1``, ``z1.2``, ..., from the data upward, each with a rate of its own.
+    whose state carries all levels above to each level and to the likelihood. On both ways a level adds to the state
+    that it is handed, where they have one shape, so that the top lies no deeper than the others. The edge above is the
+    top level; the others are edges of their own, ``z1.1``, ``z1.2``, ..., from the data upward, each with a rate of its
+    own.
     """
 
     type: ClassVar[str] = "ladder"
@@ -175,15 +175,11 @@ _NETS = ("encoder", "decoder", "between")
 
 
 def carried(state: Tensor | None, found: Tensor) -> Tensor:
-    """A state that a level hands on: the one that it was handed, on the new grid, and what its net found besides.
+    """A state that a level hands on: the one that it was handed and what its net found besides.
 
-    Where one is an image and the other not there is only what was found.
+    Where the two differ in shape, as from grid to grid, there is only what was found.
     """
-    if state is None or state.dim() != found.dim():
-        return found
-    if state.dim() == 4 and state.shape != found.shape:
-        state = functional.interpolate(state, found.shape[2:], mode="area")
-    return state + found
+    return found if state is None or state.shape != found.shape else state + found
 
 
 def joined(a: Real, b: Real) -> Real:
