@@ -139,7 +139,8 @@ def test_levels_add_to_the_state(grid: tuple[int, ...]):
     _, first = stage._descend(z[0], None, 3, None)
     assert first is not None and first.any()
     for i in (2, 1):
-        assert torch.equal(first, stage._descend(z[3 - i], first, i, None)[1])
+        _, below = stage._descend(z[3 - i], first, i, None)
+        assert below is not None and torch.equal(first, below)
 
 
 def test_from_grid_to_grid_the_net_alone_speaks():
