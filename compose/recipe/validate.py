@@ -143,10 +143,10 @@ class _Reader:
         for key in value:
             if key in known or (key == "type" and issubclass(kind, Part) and value[key] == kind.type):
                 continue
-            name = near(key, [name for name in known if name not in found])
+            name = near(key, [name for name in known if name not in found]) or near(key, known)
             message = f"{clipped(key)} is no option of '{kind.called()}'."
             self.fault((*at, key), message, meant(name, f"It has: {', '.join(known) or 'none'}."))
-            if name:
+            if name and name not in found:
                 found[name] = (value[key], (*at, key))
                 self.spelled[(*at, name)] = (*at, key)
         return found

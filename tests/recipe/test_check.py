@@ -116,6 +116,13 @@ def test_a_misspelt_key():
     )
 
 
+def test_a_misspelt_key_beside_the_right_one():
+    """An override of what the recipe says already is meant as that, and what the recipe says stands."""
+    told = fault_of(SOUND, "model.stages.0.likelihoud=5")
+    assert "model.stages.0.likelihoud: 'likelihoud' is no option of 'latent'" in told
+    assert "Did you mean 'likelihood'?" in told
+
+
 def test_what_stands_below_a_misspelt_key_is_checked():
     faults = faults_of(SOUND.replace("likelihood: categorical", "likelihoud: {type: bernoulli, labels: 3}"))
     assert [(fault.path, fault.where) for fault in faults] == [
