@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -20,14 +21,26 @@ from compose.core.declare import Slot
 from compose.core.drawing import Drawing
 from compose.core.errors import SpaceError
 from compose.core.kinds import Kind
-from compose.core.links import Backward, First, Forward, LinkStage, Standard, alpha_sigma, signal
+from compose.core.links import (
+    Backward,
+    First,
+    Forward,
+    LinkStage,
+    Standard,
+    alpha_sigma,
+    first_log_prob,
+    first_sample,
+    signal,
+)
 from compose.core.roles import ByLabel
 from compose.core.samplers import SAMPLERS
-from compose.core.schedule import SCHEDULES
+from compose.core.schedule import SCHEDULES, Learned
 from compose.core.spaces import Codes, Real, Space
 from compose.core.timesteps import RATE, Importance
 from compose.parts.densities.diffusion import Diffusion, DiffusionDensity
 from compose.parts.densities.model import Model
+from compose.parts.objectives.denoising import Denoising
+from compose.parts.objectives.elbo import ELBO
 from compose.parts.objectives.iwae import IWAE
 from compose.recipe.build import build_model
 from compose.recipe.check import model_slot
@@ -166,6 +179,43 @@ def test_modes_have_one_expectation(space: Space, variance: str):
     assert every.std() < path.std()
 
 
+@pytest.mark.parametrize("variance", ["posterior", "marginal", "learned"])
+@pytest.mark.parametrize("prediction", ["eps", "x0", "v"])
+@pytest.mark.parametrize("space", SPACES, ids=str)
+def test_what_is_drawn_is_drawn_from_the_scored_chain(space: Space, prediction: str, variance: str):
+    """The same noise leads the sampler and the literal chain to the same data, with all noise that a schedule has."""
+    density = built(space, schedule="cosine", prediction=prediction, variance=variance, log_snr=None)
+    drawn = []
+    for way in (density, density.as_chain()):
+        with random.region(0, "draws"):
+            drawn.append(way.sample(200))
+    torch.testing.assert_close(drawn[0], drawn[1], rtol=1e-9, atol=1e-9)
+
+
+def test_the_first_link_draws_as_widely_as_it_is_scored():
+    y, gamma = torch.full((100_000, 1), 0.3).double(), torch.tensor(-3.0).double()
+    with random.region(0, "draws"):
+        x = first_sample(Real((1,)), y, gamma)
+    assert float(x.mean()) == pytest.approx(0.3, abs=0.004)
+    assert float(x.std()) == pytest.approx(math.exp(-1.5), rel=0.01)
+    entropy = -float(first_log_prob(x, Real((1,)), y, gamma).mean())
+    assert entropy == pytest.approx(0.5 * math.log(2 * math.pi * math.e) - 1.5, abs=0.01)
+
+
+def test_a_path_is_scored_in_single_precision_where_there_is_hardly_any_noise():
+    """A latent that is the data but for a millionth part of noise is told by that noise."""
+    density = built(Real((16,)), steps=1000, log_snr=[-5.0, 24.0], variance="posterior").eval()
+    # What is right of N(0, I); the links ask for it all together.
+    density._noise = lambda z, gamma, c: z * torch.sigmoid(gamma).sqrt().reshape(-1, 1)  # type: ignore[method-assign]
+    x, tape = 3 * torch.randn(20, 16).double(), Tape()
+    with torch.no_grad(), tape.record():
+        wanted = density.log_prob(x)
+    draws = [values.float() for _, values in tape.draws]
+    with torch.no_grad(), Noise(lambda count, by, shape, kwargs: draws[count]):
+        found = density.float().log_prob(x.float())
+    torch.testing.assert_close(found.double(), wanted, rtol=0, atol=0.2)
+
+
 def test_in_training_times_are_spread_evenly_and_alike_on_two_devices():
     density, x = built(Real((3,)), steps=8), torch.randn(16, 3).double()
 
@@ -227,6 +277,82 @@ def test_denoising_trains_the_variance_by_the_bound_and_the_network_as_without_i
     assert float((one * other).sum() / (one.norm() * other.norm())) > 0.99
 
 
+@pytest.mark.parametrize("prediction", ["eps", "x0", "v"])
+def test_denoising_is_weighted_as_it_says(prediction: str):
+    """Simple, it is half the squared noise that is missed; by min-SNR half of what is missed of x, times no more signal
+    over noise than is said."""
+    density, x = built(Real((3,)), prediction=prediction, variance="posterior"), items(Real((3,)), 64)
+    found = []
+    for at_most in (None, 2.0):
+        with random.region(4, "test"):
+            found.append(density.denoising(x, at_most=at_most))
+    with random.region(4, "test"):
+        gamma = density.gamma((density.time(x) * 4).floor().add(1) / 4)
+        e = random.standard_normal(x.shape, x)
+    kept, scale = (each[:, None] for each in alpha_sigma(gamma))
+    z, ratio = kept * x + scale * e, torch.exp(-gamma)
+    assert 0 < int((ratio > 2).sum()) < 64
+    seen = density._noise(z, gamma, None)
+    torch.testing.assert_close(found[0], 0.5 * (e - seen).square().sum(1))
+    missed = (x - (z - scale * seen) / kept).square().sum(1)
+    torch.testing.assert_close(found[1], 0.5 * ratio.clamp_max(2.0) * missed)
+
+
+def test_a_learned_schedule_descends_on_the_variance_and_its_ends_on_the_bound():
+    """The way between the ends by the gradient of ``E c^2 / E c`` of what a time costs, the ends by differences."""
+    density = built(Real((3,)), steps=None, schedule="learned").train()
+    schedule, x = density.schedule, items(Real((3,)), 1).expand(2000, 3)
+    assert isinstance(schedule, Learned)
+    shake(schedule)
+
+    def cost() -> Tensor:
+        with random.region(5, "test"):
+            return -density.log_prob(x, mode="one_t")
+
+    cost().mean().backward()
+    with random.region(5, "test"):
+        t = density.time(x)
+        gamma, slope = schedule.low + schedule.range * schedule.shape(t), schedule.range * schedule.rate(t)
+        each = 0.5 * slope * density._error(x, gamma, None).sum(1)
+    (way,) = torch.autograd.grad(each.square().mean() / each.detach().mean(), schedule.bumps)
+    torch.testing.assert_close(schedule.bumps.grad, way, rtol=1e-9, atol=1e-9)
+    by_differences = []
+    with torch.no_grad():
+        for i in range(2):
+            sides = []
+            for step in (1e-4, -2e-4):
+                schedule.ends[i] += step
+                sides.append(float(cost().mean()))
+            schedule.ends[i] += 1e-4
+            by_differences.append((sides[0] - sides[1]) / 2e-4)
+    assert schedule.ends.grad is not None
+    assert schedule.ends.grad.tolist() == pytest.approx(by_differences, rel=1e-5, abs=1e-6)
+
+
+@pytest.mark.parametrize("option", ["schedule: learned", "timesteps: importance"])
+def test_denoising_refuses_what_only_the_bound_has_a_use_for(option: str):
+    name, _, value = option.partition(": ")
+    fields = {"stages": [], "prior": {"type": "diffusion", name: value}}
+    slot = Slot("objective", DIGITS, model=Model.model_validate(fields))
+    assert [f"no use for '{option}'" in reason.message for reason in Denoising().misfits(slot)] == [True]
+    fields = {"stages": [], "prior": {"type": "diffusion"}}
+    assert not list(Denoising().misfits(replace(slot, model=Model.model_validate(fields))))
+
+
+@pytest.mark.parametrize("mode", ["path", "kl"])
+def test_times_by_importance_are_refused_where_all_are_seen(mode: str):
+    model = Model.model_validate({"stages": [], "prior": {"type": "diffusion", "timesteps": "importance"}})
+    slot = Slot("objective", DIGITS, model=model)
+    assert [reason.key for reason in ELBO.model_validate({"mode": mode}).misfits(slot)] == ["mode"]
+    assert not list(ELBO().misfits(slot))
+
+
+def test_a_mode_that_there_is_not_is_refused():
+    model = build_model(Model.model_validate({"prior": {"type": "diffusion", "steps": 2, "net": NET}}), DIGITS, None)
+    with pytest.raises(SpaceError, match="there is no mode 'one-t'; there are path, kl, one_t"):
+        model.evaluate_terms(items(DIGITS, 2), mode="one-t")  # type: ignore[arg-type]
+
+
 def test_a_decay_of_weights_draws_a_learned_schedule_back_to_where_it_began():
     schedule, t = SCHEDULES["learned"](-10.0, 5.0), torch.rand(8)
     began = schedule(t).detach()
@@ -257,6 +383,20 @@ def test_many_steps_come_to_continuous_time(schedule: str):
     assert abs(float(bound.mean() - link.mean())) < 5 * error + 0.02 * abs(float(bound.mean()))
 
 
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("schedule", SCHEDULED)
+def test_a_short_link_costs_what_its_time_does(schedule: str, training: bool):
+    """With the same noise: a link of a chain of very many, times their number, and the integrand at its upper end."""
+    space, steps = Real((2,)), 100_000
+    density = built(space, steps=None, schedule=schedule).train(training)
+    x, (e,) = items(space, 50), torch.randn(1, 50, 2).double()
+    i = torch.randint(1, steps + 1, (50,)).double()
+    with torch.no_grad(), Noise(lambda count, by, shape, kwargs: i / steps if by is torch.rand else e):
+        density.time = lambda x: i / steps  # type: ignore[method-assign]
+        flowing, link = density._flowing(x, None, 0, 1), density._link(x, None, i, steps)
+    torch.testing.assert_close(steps * link, flowing, rtol=1e-3, atol=0)
+
+
 MEAN, SCALE = 0.7, 0.4
 
 
@@ -273,6 +413,21 @@ def _of_a_gaussian(gammas: list[float]) -> Callable[[Tensor, int], Tensor]:
 def _walked(name: str, z: Tensor, steps: int, **options: float) -> Tensor:
     gammas = [5 - 13 * i / steps for i in range(steps + 1)]
     return SAMPLERS[name](_of_a_gaussian(gammas), z, gammas, **options)
+
+
+def test_three_steps_of_dpm_solver_by_hand():
+    """The first and, since they are few, the last of first order; between them data extrapolated over unequal steps."""
+    gammas = [4.0, 1.0, -1.0, -6.0]
+    predict, z = _of_a_gaussian(gammas), torch.randn(8, 2, dtype=torch.float64)
+    found = SAMPLERS["dpm_solver_pp"](predict, z, gammas)
+    kept, scale = ([(1 + math.exp(sign * gamma)) ** -0.5 for gamma in gammas] for sign in (1, -1))
+    seen = []
+    for i in range(3):
+        seen.append((z - scale[i] * predict(z, i)) / kept[i])
+        # Half a step of gamma is a step of log(alpha / sigma): 1.5, 1, 2.5.
+        ahead = seen[1] + (seen[1] - seen[0]) * 1 / (2 * 1.5) if i == 1 else seen[i]
+        z = scale[i + 1] / scale[i] * z + kept[i + 1] * (1 - math.exp(0.5 * (gammas[i + 1] - gammas[i]))) * ahead
+    torch.testing.assert_close(found, z)
 
 
 @pytest.mark.parametrize("name", ["ddim", "dpm_solver_pp", "heun"])
@@ -332,6 +487,8 @@ def test_what_means_nothing_to_a_diffusion_is_refused(how: dict[str, object], sa
     [
         ({"sampler": "euler"}, "no sampler called 'euler'; there are ancestral"),
         ({"steps": 0}, "0 steps"),
+        ({"steps": 2.5}, "2.5 steps were asked for; wanted a whole number, 1 to 10,000"),
+        ({"steps": 10_001}, "10001 steps"),
         ({"eta": 2}, "eta is 2"),
     ],
 )
@@ -429,6 +586,26 @@ def test_guided_by_a_label_it_was_trained_without_at_times():
             found.append(draw(c, Drawing(guidance=guidance, sampler="ddim")))
     torch.testing.assert_close(found[1], found[2], rtol=1e-3, atol=1e-3)
     assert not torch.equal(found[1], found[3]) and not torch.equal(found[0], found[1])
+
+
+@pytest.mark.parametrize("prediction", ["eps", "x0", "v"])
+def test_guided_twice_it_moves_on_as_far_again(prediction: str):
+    """In one step without noise what is drawn goes evenly with the guidance, from what is drawn without a label."""
+    part = Diffusion.model_validate(
+        {"steps": 4, "net": NET, "labels": True, "unlabelled": 0.5, "prediction": prediction, "log_snr": [-3.0, 20.0]}
+    )
+    density = shake(part.build(Slot("prior", Real((3,)), labels=Codes((), 3, False))).double())
+    c, tape, found = torch.arange(3).repeat(4), Tape(), []
+    assert isinstance(density, ByLabel)
+    for guidance in (0.0, 1.0, 2.0):
+        with tape.run():
+            found.append(density.sample_as(12, c, Drawing(guidance=guidance, sampler="ddim", steps=1)))
+    with tape.run():
+        hidden = density._features(torch.full_like(c, 3))
+        without = density.density.sample_as(12, hidden, Drawing(sampler="ddim", steps=1))
+    torch.testing.assert_close(found[0], without)
+    torch.testing.assert_close(found[2] - found[1], found[1] - found[0])
+    assert float((found[1] - found[0]).abs().min()) > 0
 
 
 @pytest.mark.parametrize("steps", [6, None])

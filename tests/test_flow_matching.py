@@ -117,7 +117,14 @@ def test_what_is_matched_is_where_data_come_from():
     assert float(density.denoising(x).max()) < 1e-12
     density.velocity = lambda z, t, c=None: (x - z) / (1 - t)[:, None] + 1  # type: ignore[method-assign]
     torch.testing.assert_close(density.denoising(x), torch.ones(500, dtype=torch.float64))
-    assert float(density.denoising(x, at_most=5.0).max()) <= 1
+    with random.region(0, "draws"):
+        t = density.time(x)
+    with random.region(0, "draws"):
+        weighed = density.denoising(x, at_most=5.0)
+    # A velocity off by 1 is data off by 1 - t, and signal over noise is t^2 / (1 - t)^2.
+    signal = t.square() / (1 - t).square()
+    assert 0 < int((signal > 5).sum()) < len(t)
+    torch.testing.assert_close(weighed, 0.5 * signal.clamp_max(5.0) * 2 * (1 - t).square())
 
 
 def test_the_same_noise_leads_to_the_same_samples():

@@ -428,9 +428,9 @@ def test_a_condition_has_a_row_for_each_item_that_is_asked_for():
     built: Any = part.build(Slot("prior", PLANE, labels=labels))
     assert len(built.sample(5, torch.tensor([2, 0, 1, 1, 2]))) == 5
     for call in (built.sample, built.latents):
-        with pytest.raises(
-            SpaceError, match="5 items were asked for, and the condition has 1 rows; wanted one for each"
-        ):
+        with pytest.raises(SpaceError, match=r"the condition holds values from 0 to 3, but .* wants 0 to 2"):
+            call(2, torch.tensor([0, 3]))
+        with pytest.raises(SpaceError, match="There are 5 items, and the condition has 1 rows; wanted one for each"):
             call(5, torch.tensor([2]))
 
 

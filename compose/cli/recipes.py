@@ -51,7 +51,8 @@ def check(
         for line in draw(checked)
     ]
     kind = checked.recipe.model.kind(checked.slot)
-    promise = IMPLICIT if kind is Kind.NONE else f"L, the log weight of an example, is {kind.spoken}: {kind.promise}"
+    kept = checked.recipe.model.promise(checked.slot)
+    promise = IMPLICIT if kind is Kind.NONE else f"L, the log weight of an example, is {kind.spoken}: {kept}"
     show(table(headers, rows, right=("parameters", "FLOPs")), "", promise)
     if cost:
         parameters, flops = costs["model"]
@@ -121,7 +122,15 @@ def equation(
         return
     nats = {} if run is None else _nats(run, split, found)
     kind = found.kind
-    show(found.text, *_where(found), "", found.latex, "", f"L is {kind.spoken}: {kind.promise}", "")
+    show(
+        found.text,
+        *_where(found),
+        "",
+        found.latex,
+        "",
+        f"L is {kind.spoken}: {checked.recipe.model.promise(checked.slot)}",
+        "",
+    )
     view = {name: group for group, names in found.views.items() for name in names}
     rows = [
         (

@@ -118,12 +118,14 @@ def _dial(run: Run, links: tuple[int, ...], split: str, samples: int, device: st
     for name in ("T", "-ELBO", "standard error", "rise", "standard error"):
         table.add_column(name, justify="right")
     for record in found:
-        rise = [f"{record[key]:+.2f}" if key == "rise" else f"{record[key]:.2f}" for key in _RISE if key in record]
-        table.add_row(str(record["links"]), f"{record['-ELBO']:.2f}", f"{record['standard_error']:.2f}", *rise)
+        cells = [
+            "" if record.get(key) is None else f"{record[key]:{'+' if key == 'rise' else ''}.2f}" for key in _SCORED
+        ]
+        table.add_row(str(record["links"]), *cells)
     show(table, str(save_dial(found, run.figures / "links.png")))
 
 
-_RISE = ("rise", "rise_error")
+_SCORED = ("-ELBO", "standard_error", "rise", "rise_error")
 
 
 def sample(

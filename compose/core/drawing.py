@@ -12,6 +12,9 @@ from compose.core.errors import SpaceError
 from compose.core.samplers import SAMPLERS
 from compose.core.spaces import Codes
 
+#: No path is walked in more steps than these.
+MOST = 10_000
+
 
 @dataclass(frozen=True)
 class Drawing:
@@ -29,8 +32,8 @@ class Drawing:
         eta: Of ddim, the share of a link's noise that is drawn.
 
     Raises:
-        SpaceError: a temperature of 0 or below, a guidance below 0, a limit that leaves nothing, no step, or a sampler
-            that there is not.
+        SpaceError: a temperature of 0 or below, a guidance below 0, a limit that leaves nothing, no step or more than
+            10,000, or a sampler that there is not.
 
     Source: top_p: Holtzman et al. 2020, arXiv:1904.09751; guidance: Ho and Salimans 2022, arXiv:2207.12598.
     """
@@ -48,8 +51,8 @@ class Drawing:
     def __post_init__(self) -> None:
         if self.sampler is not None and self.sampler not in SAMPLERS:
             raise SpaceError(f"there is no sampler called {self.sampler!r}; there are {', '.join(SAMPLERS)}.")
-        if self.steps is not None and self.steps < 1:
-            raise SpaceError(f"{self.steps} steps were asked for; wanted 1 at least.")
+        if self.steps is not None and not (type(self.steps) is int and 1 <= self.steps <= MOST):
+            raise SpaceError(f"{self.steps} steps were asked for; wanted a whole number, 1 to {MOST:,}.")
         if self.eta is not None and not 0 <= self.eta <= 1:
             raise SpaceError(f"eta is {self.eta:g}; wanted 0 (no noise) to 1 (a link's own).")
         if not self.temperature > 0:

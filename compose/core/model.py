@@ -15,7 +15,7 @@ from compose.core.drawing import AS_IT_IS, Drawing
 from compose.core.errors import SpaceError, TrainingError
 from compose.core.gaussians import standard_log_prob
 from compose.core.kinds import Kind
-from compose.core.roles import Density, Mode, Stage, from_features, inside, to_features
+from compose.core.roles import MODES, Density, Mode, Stage, from_features, inside, to_features
 from compose.core.spaces import Codes, Space
 from compose.core.terms import Ledger, total
 
@@ -86,8 +86,10 @@ class ModelDensity(Density):
             standard: Whether N(0, I) stands in for the prior, as before that is trained.
 
         Raises:
-            SpaceError: ``x`` or ``c`` is no batch of its space.
+            SpaceError: ``x`` or ``c`` is no batch of its space, or there is no such mode.
         """
+        if mode not in MODES:
+            raise SpaceError(f"there is no mode {mode!r}; there are {', '.join(MODES)}.")
         stages = self.stack
         self._check(None if start else x, c)
         ledger = Ledger({}, {}, {})
@@ -328,11 +330,19 @@ class ModelDensity(Density):
             if c is None:
                 raise SpaceError(f"The model is conditional on {self.condition}, and no condition was given.")
             self.condition.check(c, "the condition")
+            if x is not None:
+                _same_rows(len(x), c)
 
     def _check_rows(self, n: int, c: Tensor | None) -> None:
         self._check(None, c)
-        if self.condition is not None and c is not None and len(c) != n:
-            raise SpaceError(f"{n} items were asked for, and the condition has {len(c)} rows; wanted one for each.")
+        if self.condition is not None and c is not None:
+            _same_rows(n, c)
+            self.condition.check_values(c, "the condition")
+
+
+def _same_rows(n: int, c: Tensor) -> None:
+    if len(c) != n:
+        raise SpaceError(f"There are {n} items, and the condition has {len(c)} rows; wanted one for each.")
 
 
 def _fit(part: Stage | Density, batches: Callable[[], Iterator[Tensor]], path: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from compose.core.random import uniform
 from compose.core.spaces import Codes, Real, Space
 
 Mode = Literal["path", "kl", "one_t"]
+MODES: tuple[Mode, ...] = get_args(Mode)
 Gradient = Literal["pathwise", "straight_through", "none"]
 
 
@@ -299,6 +300,11 @@ class DensityPart(Part):
         return False
 
     @property
+    def of_the_bound(self) -> str:
+        """Of what denoises: an option, with its value, that only a bound at random times has a use for."""
+        return ""
+
+    @property
     def samplers(self) -> tuple[str, ...]:
         """Names of the ways in which it can be walked."""
         return ()
@@ -350,7 +356,7 @@ class DensityPart(Part):
         if kind is not Kind.EXACT:
             yield Misfit(
                 f"a {slot.use} enters the bound with a minus sign, so its log-probability must be exact; "
-                f"that of '{self.type}' is only a {kind} ({kind.promise}) and the result would be no bound."
+                f"that of '{self.type}' is only {kind.spoken} ({kind.promise}) and the result would be no bound."
             )
         if self.gradient != "pathwise":
             yield Misfit(f"a {slot.use} must carry a pathwise gradient, and samples of '{self.type}' carry none.")
@@ -458,6 +464,13 @@ class ByLabel(Density):
         nn.init.normal_(self.embedding.weight, std=0.01)
         self.shape = features.shape
         self.incremental, self.denoises, self.splits = density.incremental, density.denoises, density.splits
+
+    def __getattr__(self, name: str) -> Any:
+        """What the density is made of is found here too: recipes have it at one key path, with a label or without."""
+        modules = self.__dict__.get("_modules", {})
+        if name not in modules and name in (within := getattr(modules.get("density"), "_modules", {})):
+            return within[name]
+        return super().__getattr__(name)
 
     def _features(self, c: Tensor | None) -> Tensor:
         assert c is not None, "a density by label was asked without one"

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from compose.core.drawing import MOST
 from compose.core.errors import RunError
 from compose.core.roles import ByLabel
 from compose.run.directory import Run
@@ -42,16 +43,17 @@ def dial(
 
     Raises:
         KindError: several paths are asked of a model whose kind refuses them.
-        RunError: the prior is no diffusion in discrete time, a number of links or of paths is below 1, the split has
-            no fixed examples, or there is no such device.
+        RunError: the prior is no diffusion in discrete time, a number of links is none of 1 to 10,000, one of paths
+            below 1, the split has no fixed examples, or there is no such device.
     """
     run, device = run if isinstance(run, Run) else Run(run), device_of(device)
     model = run.model().to(device)
     prior: Any = model.prior.density if isinstance(model.prior, ByLabel) else model.prior
     if not hasattr(prior, "as_chain") or prior.steps is None:
         raise RunError(f"{run.path} has no diffusion prior of some number of links; wanted 'diffusion' with steps.")
-    if min(links) < 1:
-        raise RunError(f"{min(links)} links were asked for; wanted 1 at least.")
+    for count in links:
+        if not 1 <= count <= MOST:
+            raise RunError(f"{count} links were asked for; wanted 1 to {MOST:,}.")
     data = fixed_split(run.recipe.data.load().to(device), split)
     draws = draws_allowed(model, 1, samples)
     found: list[dict[str, Any]] = []
@@ -68,8 +70,9 @@ def dial(
     return found
 
 
-def _error(values: torch.Tensor) -> float:
-    return float(values.std() / math.sqrt(len(values)))
+def _error(values: torch.Tensor) -> float | None:
+    """Of a single example there is none."""
+    return float(values.std() / math.sqrt(len(values))) if len(values) > 1 else None
 
 
 def save_dial(found: list[dict[str, Any]], path: str | Path) -> Path:
@@ -79,7 +82,7 @@ def save_dial(found: list[dict[str, Any]], path: str | Path) -> Path:
     figure = Figure((5, 3.2), layout="constrained")
     axes = figure.subplots()
     links, cost = [record["links"] for record in found], [record["-ELBO"] for record in found]
-    axes.errorbar(links, cost, [2 * record.get("rise_error", 0.0) for record in found], marker="o", capsize=3)
+    axes.errorbar(links, cost, [2 * (record.get("rise_error") or 0.0) for record in found], marker="o", capsize=3)
     axes.set_xscale("log", base=2)
     axes.set_xticks(links, [str(each) for each in links])
     axes.set_xlabel("links of the chain")

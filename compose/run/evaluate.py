@@ -275,7 +275,7 @@ def draws_allowed(model: ModelDensity, default: int, asked: int | None) -> int:
         raise RunError(f"{asked} draws of each example were asked for; wanted 1 at least.")
     if asked is not None and asked > 1 and not model.kind.importance_weighted:
         raise KindError(
-            f"NLL(K = {asked}) averages exp L, and this model's L is only a {model.kind} ({model.kind.promise}); "
+            f"NLL(K = {asked}) averages exp L, and this model's L is only {model.kind.spoken} ({model.kind.promise}); "
             "its -ELBO is the number to compare."
         )
     if model.kind is Kind.EXACT:

@@ -153,7 +153,15 @@ class Stretch:
         self.model.eval()
         for actor in actors:
             for path in actor.player.trains:
-                part(self.model, path).train()
+                self._in_training(part(self.model, path))
+
+    def _in_training(self, trained: torch.nn.Module) -> None:
+        """A part, and what encloses it: a diffusion spreads the times that its network sees in training."""
+        trained.train()
+        name = next(name for name, module in self.model.named_modules() if module is trained)
+        while name:
+            name = name.rpartition(".")[0]
+            self.model.get_submodule(name).training = True
 
     def _compilation(self) -> AbstractContextManager[None]:
         """Where the model is compiled: says what to do where that fails, which it does at a first step."""

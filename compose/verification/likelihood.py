@@ -43,7 +43,7 @@ def total_mass(tiny: Tiny) -> Iterator[Finding]:
     elif kind <= Kind.BOUND:
         yield from _below_the_evidence(tiny)
     else:
-        yield unchecked(of, f"the model's L is only {'an' if kind is Kind.ESTIMATE else ''} {kind}: {kind.promise}")
+        yield unchecked(of, f"the model's L is only {kind.spoken}: {kind.promise}")
 
 
 def _below_the_evidence(tiny: Tiny) -> Iterator[Finding]:
@@ -83,7 +83,7 @@ def samples(tiny: Tiny) -> Iterator[Finding]:
         _, _, apart, most, how = measure(tiny.space, lambda x: table[(x.flatten(1) * places).sum(1)], drawn)
         yield Finding(of, apart, most, f"{how} {apart:.4f}, against the evidence")
     else:
-        yield unchecked(of, f"L is only a {tiny.model.kind}")
+        yield unchecked(of, f"L is only {tiny.model.kind.spoken}")
 
 
 @sums
@@ -121,7 +121,7 @@ def importance_weighting(tiny: Tiny) -> Iterator[Finding]:
         yield _refusal(tiny)
         return
     if kind is not Kind.WEIGHT or not tiny.summable or not isinstance(tiny.space, Codes):
-        yield unchecked("NLL(K)", tiny.why_uncountable if kind is Kind.WEIGHT else f"L is only a {kind}")
+        yield unchecked("NLL(K)", tiny.why_uncountable if kind is Kind.WEIGHT else f"L is only {kind.spoken}")
         return
     wanted, blur = -float(tiny.mean.value.mean()), float(tiny.mean.error.mean())
     floor = -float(tiny.mean_weight.value.log().mean())
@@ -142,7 +142,7 @@ def _refusal(tiny: Tiny) -> Finding:
         draws_allowed(tiny.model, 1, 2)
     except KindError as error:
         return Finding("K = 2", 0.0, 0.0, f"refused: {error}")
-    return Finding("K = 2", 1.0, 0.0, f"taken, although L is only a {tiny.model.kind}")
+    return Finding("K = 2", 1.0, 0.0, f"taken, although L is only {tiny.model.kind.spoken}")
 
 
 def _scored(tiny: Tiny, samples: int) -> tuple[float, float]:

@@ -24,7 +24,7 @@ def pyro(tiny: Tiny) -> Iterator[Finding]:
 
     model, tape = tiny.build(), Tape()
     if model.kind > Kind.WEIGHT:
-        why = f"L is only a {model.kind}, which no trace adds up to" if tiny.scored else IMPLICIT
+        why = f"L is only {model.kind.spoken}, which no trace adds up to" if tiny.scored else IMPLICIT
         yield unchecked("trace", why)
         return
     model, (x, c) = _laid_open(model), tiny.data(ROWS)

@@ -67,7 +67,7 @@ def one_likelihood(tiny: Tiny) -> Iterator[Finding]:
         if density is None or "log_likelihood" not in step.terms:
             continue
         if density.kind is not Kind.EXACT:
-            yield unchecked(name, f"the likelihood is only a {density.kind}, which draws noise of its own")
+            yield unchecked(name, f"the likelihood is only {density.kind.spoken}, which draws noise of its own")
             continue
         with torch.no_grad():
             off = apart(step.terms["log_likelihood"], density.log_prob(x, given))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,11 @@ from compose.core import random
 from compose.core.drawing import Drawing
 from compose.core.errors import KindError, RecipeError, RunError, SpaceError
 from compose.core.gaussians import LOG_2PI
+from compose.core.terms import Ledger
+from compose.core.timed import TimedDensity
 from compose.recipe.build import build
 from compose.recipe.check import load_recipe
+from compose.run import dial as dialling
 from compose.run import evaluate as evaluation
 from compose.run.dial import dial, save_dial
 from compose.run.directory import Run
@@ -65,8 +69,18 @@ def test_what_is_gained_at_least_may_be_an_estimate():
 
 
 def test_no_link_is_no_chain(diffused: Run):
-    with pytest.raises(RunError, match="0 links were asked for; wanted 1 at least"):
+    with pytest.raises(RunError, match="0 links were asked for; wanted 1 to 10,000"):
         dial(diffused, (8, 0))
+    with pytest.raises(RunError, match="10001 links were asked for; wanted 1 to 10,000"):
+        dial(diffused, (8, 10_001))
+
+
+def test_of_one_example_there_is_no_standard_error(diffused: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    one = dataclasses.replace(whole := diffused.recipe.data.load().validation, x=whole.x[:1])
+    monkeypatch.setattr(dialling, "fixed_split", lambda *_: one)
+    found = dial(diffused, (2, 4), "validation")
+    assert [(record["standard_error"], record.get("rise_error")) for record in found] == [(None, None)] * 2
+    assert save_dial(found, tmp_path / "links.png").stat().st_size > 1000
 
 
 def test_the_dial_is_guarded_as_an_evaluation_is(recipe, go, diffused: Run, tmp_path: Path):
@@ -108,6 +122,36 @@ def test_a_frozen_prior_is_trained_after_its_autoencoder(go, tmp_path: Path):
     assert stage and all(torch.equal(only[name], both[name]) for name in stage)
     assert prior and all(torch.equal(only[name], fresh[name]) for name in prior)
     assert any(not torch.equal(only[name], both[name]) for name in prior)
+
+
+def test_the_ceiling_of_few_examples_is_no_less_than_what_lies_below_it(recipe, monkeypatch: pytest.MonkeyPatch):
+    """What a lucky draw seems to gain may lie above the mean from above; both are said to be as much."""
+    made = recipe(prior="mixture")
+    model = build(made).eval()
+    monkeypatch.setattr(
+        type(model), "evaluate_terms", lambda self, z, **_: Ledger({"x": z.new_full((len(z),), 50.0)}, {}, {})
+    )
+    low, high = ceiling(model, made.data.load()) or (1.0, 0.0)
+    assert 50 < low == high
+
+
+@pytest.mark.parametrize("prior", ["diffusion", "flow_matching"])
+def test_by_label_it_is_trained_scored_and_guided(prior: str, go, tmp_path: Path):
+    """Its network is found at the recipe's key path; what encloses a part that is trained is in training as well."""
+    labels = ["data.labels=true", "model.prior.labels=true", "model.prior.unlabelled=0.5", "model.prior.steps=2"]
+    net = "model.prior.net={type: resmlp, width: 8, blocks: 1}"
+    recipe = load_recipe(prior, [*labels, net, "train.0.steps=2", "train.0.trains=[model.prior.net]"])
+    seen: list[bool] = []
+    with pytest.MonkeyPatch.context() as patch:
+        time = TimedDensity.time
+        patch.setattr(TimedDensity, "time", lambda self, x: seen.append(self.training) or time(self, x))
+        run = go(recipe, tmp_path / "run")
+    assert seen.count(True) == 2  # both steps; what is validated in between is not in training
+    model = run.model()
+    assert model.get_submodule("prior.net") is model.get_submodule("prior.density.net")
+    assert evaluation.evaluate(run)["measures"]["sampling"]["network evaluations"] > 0
+    twos = [sample(run, 8, label=2, how=Drawing(guidance=guidance)) for guidance in (1.0, 3.0)]
+    assert not torch.equal(*twos)
 
 
 def _with_one_posterior(recipe: Any, prior: Any) -> Any:

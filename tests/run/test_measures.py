@@ -220,11 +220,14 @@ def test_only_grey_levels_are_stacked(of):
         ("pixelvae", 65),  # and one of the decoder
         ("vqvae", 5),  # four codes and the decoder
         ("diffusion", 64),
+        ("diffusion data.labels=true model.prior.labels=true", 64),
+        ("flow_matching data.labels=true model.prior.labels=true model.prior.steps=2", 8),
     ],
 )
 def test_calls_of_a_network_are_counted_however_it_draws(recipe: str, calls: int, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(measuring, "TIMED", 4)  # each call is one of the whole batch
-    loaded = load_recipe(recipe)
+    name, *overrides = recipe.split()
+    loaded = load_recipe(name, overrides)
     model = build(loaded).eval()
     assert sampling(model, loaded, 0)["network evaluations"] == calls
     assert sampling(model, loaded, 0)["network evaluations"] == calls

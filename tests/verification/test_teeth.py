@@ -392,8 +392,8 @@ FAULTS = (
     Fault(
         "the last latent of a diffusion is not paid for",
         PARTS + "densities.diffusion",
-        "prior = (0.5 * (e * e - z * z) + scale[-1].log()).flatten(1).sum(1)",
-        "prior = 0 * (0.5 * (e * e - z * z) + scale[-1].log()).flatten(1).sum(1)",
+        "prior = (0.5 * (noise * noise - z * z) + scale[-1].log()).flatten(1).sum(1)",
+        "prior = 0 * (0.5 * (noise * noise - z * z) + scale[-1].log()).flatten(1).sum(1)",
         "total mass",
         ("diffusion", "plain diffusion", "cosine diffusion"),
     ),

@@ -83,8 +83,8 @@ class Diffusion(TimedPart):
     """How widely the model draws ``z_s`` from ``z_t``: for each number and time between as were x known, and as were x
     from N(0, I); or as one of the two. In continuous time they are the same."""
     timesteps: Literal["low_discrepancy", "importance"] = "low_discrepancy"
-    """Which times a step of training sees by the bound: spread evenly over the batch; or besides more often those where
-    the bound was found to vary most."""
+    """Which times a step of training sees by the bound, where that takes one an example: spread evenly over the batch;
+    or besides more often those where the bound was found to vary most."""
     mixed: bool = False
     """Start at what would be right of data from N(0, I), and learn for each number how far to leave it."""
 
@@ -93,6 +93,13 @@ class Diffusion(TimedPart):
         """Labels that are hidden, or times that are seen more often."""
         often = "times are drawn more often where its bound varies more" if self.timesteps == "importance" else ""
         return ", and ".join(filter(None, (super().training_differs, often)))
+
+    @property
+    def of_the_bound(self) -> str:
+        """A schedule that is learned, or times by importance."""
+        if self.schedule == "learned":
+            return "schedule: learned"
+        return "timesteps: importance" if self.timesteps == "importance" else ""
 
     @property
     def samplers(self) -> tuple[str, ...]:
@@ -225,23 +232,23 @@ class DiffusionDensity(TimedDensity):
         """Draws ``z_T ... z_0`` by ``q(z_T | x)`` and ``q(z_s | z_t, x)``, which is the way up told from above."""
         gammas = self.gamma(torch.arange(steps + 1, dtype=y.dtype, device=y.device) / steps)
         kept, scale = alpha_sigma(gammas)
-        e = standard_normal(y.shape, y)
-        z = kept[-1] * y + scale[-1] * e
-        prior = (0.5 * (e * e - z * z) + scale[-1].log()).flatten(1).sum(1)
+        noise = standard_normal(y.shape, y)
+        z = kept[-1] * y + scale[-1] * noise
+        prior = (0.5 * (noise * noise - z * z) + scale[-1].log()).flatten(1).sum(1)
         diffusion = torch.zeros_like(prior)
         # The way does not wait for the network, so a small batch is asked about many of its links at once.
         links: list[tuple[Tensor, Tensor, Tensor]] = []
         for t in range(steps, 0, -1):
-            s = t - 1
-            noise, e = (z - kept[t] * y) / scale[t], standard_normal(y.shape, y)
+            s, e = t - 1, standard_normal(y.shape, y)
             links.append((z, noise, e))
             if s == 0 or len(links) * len(y) >= ROWS:
                 above, below = (gammas[i : i + len(links)].flip(0) for i in (t, s))
                 diffusion = diffusion + self._drawn(links, above, below, c)
                 links = []
-            share = -torch.expm1(gammas[s] - gammas[t])
-            z = kept[s] / kept[t] * (z - scale[t] * share * noise) + scale[s] * share.sqrt() * e
-        reconstruction = first_log_prob(x, self.space, z / kept[0], gammas[0])
+            # Told by its noise, since where there is little of that it would be lost beside the data.
+            noise = torch.exp(0.5 * (gammas[s] - gammas[t])) * noise + (-torch.expm1(gammas[s] - gammas[t])).sqrt() * e
+            z = kept[s] * y + scale[s] * noise
+        reconstruction = first_log_prob(x, self.space, y + torch.exp(0.5 * gammas[0]) * noise, gammas[0])
         return {"reconstruction": reconstruction, "diffusion": diffusion, "prior": prior}
 
     def _drawn(self, links: list[tuple[Tensor, Tensor, Tensor]], t: Tensor, s: Tensor, c: Tensor | None) -> Tensor:

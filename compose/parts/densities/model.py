@@ -34,6 +34,11 @@ class Model(DensityPart):
         return self.prior.denoises
 
     @property
+    def of_the_bound(self) -> str:
+        """That of its prior."""
+        return self.prior.of_the_bound
+
+    @property
     def samplers(self) -> tuple[str, ...]:
         """Those of its prior."""
         return self.prior.samplers
@@ -52,6 +57,12 @@ class Model(DensityPart):
     def kind(self, slot: Slot) -> Kind:
         """The weakest kind among stages and prior."""
         return weakest(part.kind(inner) for part, inner in self.nested(slot).values())
+
+    def promise(self, slot: Slot) -> str:
+        """What L promises; over latents an estimate is one of a bound."""
+        kind = self.kind(slot)
+        drawn = any("minus_log_q" in stage.terms() for stage in self.stages)
+        return (Kind.BOUND if kind is Kind.ESTIMATE and drawn else kind).promise
 
     def misfits(self, slot: Slot) -> Iterator[Misfit]:
         """As any density; and the class label is taken by a model's parts, never by the model itself."""

@@ -36,6 +36,9 @@ class Denoising(ObjectivePart):
             yield Misfit(f"'{self.type}' goes up to the prior, and of this implicit model no way leads up.")
         elif not slot.model.denoises:
             yield Misfit(f"'{self.type}' trains a 'diffusion' or 'flow_matching' prior, and this model has none.")
+        elif idle := slot.model.of_the_bound:
+            option = idle.partition(":")[0]
+            yield Misfit(f"'{self.type}' has no use for '{idle}' of its prior: 'elbo' has; or leave out '{option}'.")
 
     @property
     def reaches(self) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from compose.core.declare import Misfit, ObjectivePart, Slot
 from compose.core.kinds import Kind
 from compose.core.objective import Loss, Objective, penalised
 from compose.core.quantizer import mean_over_devices
-from compose.core.roles import Mode, promised, stages_of
+from compose.core.roles import DensityPart, Mode, promised, stages_of
 from compose.core.spaces import Real, Space
 from compose.core.terms import total, views
 
@@ -44,6 +44,10 @@ class ELBO(ObjectivePart):
         for key in ("beta", "warmup", "free_bits"):
             if not sampled and getattr(self, key) != ELBO.model_fields[key].default:
                 yield Misfit(f"'{key}' weighs a rate, and this model draws no latent.", key=key, swap=False)
+        assert isinstance(slot.model, DensityPart)
+        if self.mode != "one_t" and slot.model.of_the_bound.startswith("timesteps"):
+            message = f"mode '{self.mode}' sees all times, and the prior has 'timesteps: importance'; take 'one_t'."
+            yield Misfit(message, key="mode", swap=False)
         if self.prior == "normal" and not stages_of(slot):
             yield Misfit("N(0, I) in its prior's place leaves a model without stages nothing to train.", key="prior")
         elif self.prior == "normal" and not isinstance(space := _top(slot), Real):

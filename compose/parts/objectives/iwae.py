@@ -30,7 +30,8 @@ class IWAE(ObjectivePart):
         kind = promised(slot)
         if not kind.importance_weighted:
             yield Misfit(
-                f"'{self.type}' averages exp L, which needs a weight, and this model gives a {kind} ({kind.promise})."
+                f"'{self.type}' averages exp L, which needs a weight, and this model gives {kind.spoken} "
+                f"({kind.promise})."
             )
 
     def make(self, slot: Slot, children: Mapping[str, nn.Module]) -> nn.Module:

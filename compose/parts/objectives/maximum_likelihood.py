@@ -25,7 +25,8 @@ class MaximumLikelihood(ObjectivePart):
         kind = promised(slot)
         if kind is not Kind.EXACT:
             yield Misfit(
-                f"'{self.type}' needs an exact log-probability, and that of this model is a {kind} ({kind.promise})."
+                f"'{self.type}' needs an exact log-probability, and that of this model is {kind.spoken} "
+                f"({kind.promise})."
             )
 
     def make(self, slot: Slot, children: Mapping[str, nn.Module]) -> nn.Module:
