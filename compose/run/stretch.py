@@ -16,6 +16,7 @@ from compose.core.kinds import Kind
 from compose.core.model import ModelDensity
 from compose.core.objective import Loss
 from compose.core.quantizer import Quantizer
+from compose.core.roles import Density
 from compose.core.solvers import stepwise
 from compose.core.terms import rates_and_distortion
 from compose.recipe.recipe import Phase
@@ -156,12 +157,13 @@ class Stretch:
                 self._in_training(part(self.model, path))
 
     def _in_training(self, trained: torch.nn.Module) -> None:
-        """A part, and what encloses it: a diffusion spreads the times that its network sees in training."""
+        """A part, and densities that enclose it: a diffusion spreads the times that its network sees in training."""
         trained.train()
         name = next(name for name, module in self.model.named_modules() if module is trained)
-        while name:
+        while "." in name:
             name = name.rpartition(".")[0]
-            self.model.get_submodule(name).training = True
+            enclosing = self.model.get_submodule(name)
+            enclosing.training = enclosing.training or isinstance(enclosing, Density)
 
     def _compilation(self) -> AbstractContextManager[None]:
         """Where the model is compiled: says what to do where that fails, which it does at a first step."""

@@ -137,7 +137,7 @@ def test_the_ceiling_of_few_examples_is_no_less_than_what_lies_below_it(recipe, 
 
 @pytest.mark.parametrize("prior", ["diffusion", "flow_matching"])
 def test_by_label_it_is_trained_scored_and_guided(prior: str, go, tmp_path: Path):
-    """Its network is found at the recipe's key path; what encloses a part that is trained is in training as well."""
+    """Its network is found at the recipe's key path; what encloses a net that is trained is in training as well."""
     labels = ["data.labels=true", "model.prior.labels=true", "model.prior.unlabelled=0.5", "model.prior.steps=2"]
     net = "model.prior.net={type: resmlp, width: 8, blocks: 1}"
     recipe = load_recipe(prior, [*labels, net, "train.0.steps=2", "train.0.trains=[model.prior.net]"])
