@@ -430,8 +430,12 @@ def test_a_condition_has_a_row_for_each_item_that_is_asked_for():
     for call in (built.sample, built.latents):
         with pytest.raises(SpaceError, match=r"the condition holds values from 0 to 3, but .* wants 0 to 2"):
             call(2, torch.tensor([0, 3]))
-        with pytest.raises(SpaceError, match="There are 5 items, and the condition has 1 rows; wanted one for each"):
+        with pytest.raises(
+            SpaceError, match="5 items were asked for, and the condition has 1 rows; wanted one for each"
+        ):
             call(5, torch.tensor([2]))
+    with pytest.raises(SpaceError, match="5 items came, and the condition has 2 rows"):
+        built.evaluate_terms(torch.zeros(5, *PLANE.shape, dtype=torch.float64), torch.tensor([2, 0]))
 
 
 def test_a_normal_of_halves_draws_and_scores_in_single_precision():
