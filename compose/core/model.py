@@ -331,18 +331,18 @@ class ModelDensity(Density):
                 raise SpaceError(f"The model is conditional on {self.condition}, and no condition was given.")
             self.condition.check(c, "the condition")
             if x is not None:
-                _same_rows(f"{len(x)} items came", len(x), c)
+                _same_rows(len(x), c, "came")
 
     def _check_rows(self, n: int, c: Tensor | None) -> None:
         self._check(None, c)
         if self.condition is not None and c is not None:
-            _same_rows(f"{n} items were asked for", n, c)
+            _same_rows(n, c, "were asked for")
             self.condition.check_values(c, "the condition")
 
 
-def _same_rows(said: str, n: int, c: Tensor) -> None:
+def _same_rows(n: int, c: Tensor, said: str) -> None:
     if len(c) != n:
-        raise SpaceError(f"{said}, and the condition has {len(c)} rows; wanted one for each.")
+        raise SpaceError(f"{n} items {said}, and the condition has {len(c)} rows; wanted one for each.")
 
 
 def _fit(part: Stage | Density, batches: Callable[[], Iterator[Tensor]], path: str) -> None:
