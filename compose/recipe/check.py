@@ -177,11 +177,13 @@ def _data(form: Form, world: int) -> tuple[Space, Codes | None, str]:
 
 def _findings(form: Form, space: Space, labels: Codes | None, trouble: str) -> list[_Finding]:
     found = list(_misfits(form, model_slot(space, labels)))
-    found += [
-        *_training(form, space, labels),
-        *_drawing(form),
-        *([*_idle(form, space, labels), *_unseen(form, space, labels)] if not (found or form.faults) else ()),
-    ]
+    sound, trained = not (found or form.faults), list(_training(form, space, labels))
+    found += [*trained, *_drawing(form)]
+    if sound:
+        # Where an objective does not suit the model, what its gradient reaches is beside the point.
+        phases = {each.at[:2] for each in trained}
+        found += [each for each in _idle(form, space, labels) if each.at[:2] not in phases]
+        found += _unseen(form, space, labels)
     if trouble and not any(path[:1] == ("data",) for path in form.faults):
         found.append(_Finding(("data",), trouble))
     first = {each.at: each for each in reversed(found) if form.judged(each.at)}

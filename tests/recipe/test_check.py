@@ -64,6 +64,8 @@ def test_what_no_gradient_reaches_is_not_to_be_trained():
     walked = SOUND.replace("{type: flow, layers: 2}", "diffusion").replace("objective: elbo", "objective: denoising")
     assert "no gradient of 'denoising' reaches the stages" in fault_of(walked)
     assert not faults_of(walked.replace("{objective", "{trains: [model.prior], objective"))
+    unfit = SOUND.replace("objective: elbo", "objective: denoising")
+    assert "this model has none" in fault_of(unfit), "what else it would reach is beside the point"
 
 
 def test_class_labels_that_no_part_takes():
