@@ -51,9 +51,8 @@ def check(
         for line in draw(checked)
     ]
     kind = checked.recipe.model.kind(checked.slot)
-    kept = checked.recipe.model.promise(checked.slot)
-    promise = IMPLICIT if kind is Kind.NONE else f"L, the log weight of an example, is {kind.spoken}: {kept}"
-    show(table(headers, rows, right=("parameters", "FLOPs")), "", promise)
+    promise = f"L, the log weight of an example, is {kind.spoken}: {checked.recipe.model.promise(checked.slot)}"
+    show(table(headers, rows, right=("parameters", "FLOPs")), "", IMPLICIT if kind is Kind.NONE else promise)
     if cost:
         parameters, flops = costs["model"]
         of = "one sample" if kind is Kind.NONE else "log_prob of one example"
@@ -122,15 +121,8 @@ def equation(
         return
     nats = {} if run is None else _nats(run, split, found)
     kind = found.kind
-    show(
-        found.text,
-        *_where(found),
-        "",
-        found.latex,
-        "",
-        f"L is {kind.spoken}: {checked.recipe.model.promise(checked.slot)}",
-        "",
-    )
+    promise = checked.recipe.model.promise(checked.slot)
+    show(found.text, *_where(found), "", found.latex, "", f"L is {kind.spoken}: {promise}", "")
     view = {name: group for group, names in found.views.items() for name in names}
     rows = [
         (

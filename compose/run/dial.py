@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from compose.core.drawing import MOST
 from compose.core.errors import RunError
 from compose.core.roles import ByLabel
 from compose.run.directory import Run
-from compose.run.evaluate import device_of, draws_allowed, fixed_split, score
+from compose.run.evaluate import device_of, draws_allowed, fixed_split, mean_and_error, score
 from compose.run.progress import counting
 
 LINKS = (8, 16, 32, 64, 128)
@@ -62,17 +61,13 @@ def dial(
         for count in links:
             prior.steps = count
             cost = -score(model, data, draws, run.recipe.evaluate.seed, tick=tick).elbo
-            record = {"links": count, "-ELBO": float(cost.mean()), "standard_error": _error(cost)}
+            record: dict[str, Any] = {"links": count}
+            record["-ELBO"], record["standard_error"] = mean_and_error(cost)
             if before is not None:
-                record |= {"rise": float((cost - before).mean()), "rise_error": _error(cost - before)}
+                record["rise"], record["rise_error"] = mean_and_error(cost - before)
             found.append(record)
             before = cost
     return found
-
-
-def _error(values: torch.Tensor) -> float | None:
-    """Of a single example there is none."""
-    return float(values.std() / math.sqrt(len(values))) if len(values) > 1 else None
 
 
 def save_dial(found: list[dict[str, Any]], path: str | Path) -> Path:

@@ -285,9 +285,9 @@ def draws_allowed(model: ModelDensity, default: int, asked: int | None) -> int:
 
 def _summary(model: ModelDensity, source: Source, split: str, found: Scores, seed: int) -> dict[str, Any]:
     """What the ledger says of a split; NLL stays blank where one draw of a bound is all there is."""
-    cost, error = _mean(-found.elbo)
+    cost, error = mean_and_error(-found.elbo)
     weighted = found.nll is not None and (found.samples > 1 or model.kind is Kind.EXACT)
-    nll, nll_error = _mean(found.nll) if weighted and found.nll is not None else (None, None)
+    nll, nll_error = mean_and_error(found.nll) if weighted and found.nll is not None else (None, None)
     floor = None if source.floor is None else source.floor[split]
     return {
         "-ELBO": cost,
@@ -325,6 +325,6 @@ def _protocol(model: ModelDensity, source: Source, split: str, samples: int, see
     }
 
 
-def _mean(values: Tensor) -> tuple[float, float | None]:
+def mean_and_error(values: Tensor) -> tuple[float, float | None]:
     """Mean and its standard error, over examples; of a single one there is no error."""
     return float(values.mean()), float(values.std() / math.sqrt(len(values))) if len(values) > 1 else None
