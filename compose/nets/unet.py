@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from compose.core import random
-from compose.core.declare import Misfit, NetPart, Slot
+from compose.core.declare import Misfit, NetPart, Part, Slot
 from compose.core.spaces import Real, Space
 from compose.nets.conv import grid
 from compose.nets.steering import Modulation, Steering, modulated
@@ -45,6 +45,10 @@ class UNet(NetPart):
     def training_differs(self) -> str:
         """Dropout."""
         return f"a share of {self.dropout:g} of its activations is dropped" if self.dropout else ""
+
+    def narrowed(self) -> Part:
+        """With two resolutions at most: an image that can be halved often has more states than can be summed over."""
+        return self.model_copy(update={"channels": self.channels[:2]})
 
     def misfits(self, slot: Slot) -> Iterator[Misfit]:
         """It goes from an image to an image of the same grid, which can be halved so often."""

@@ -275,7 +275,9 @@ def shrink(model: Model, space: Space, labels: Codes | None = None, seed: int = 
     sizes = partial(_sizes, model, space, few, seed)
     fitting = [tiny for tiny in sizes(KINKS) if tiny.fits] or _most_whole(sizes(KINKS, leave_out=True))
     if not fitting:
-        return Tiny(model, space, labels, seed)
+        # Nothing can be summed then; the rest is checked on as few numbers as it fits on.
+        larger = (tiny for side in SIDES for tiny in sizes(KINKS, side) if tiny.fits)
+        return next(larger, Tiny(model, space, labels, seed))
     # Kinks matter to integrals alone.
     whole = next((tiny for tiny in sizes(WIDTH) if tiny.fits and tiny.roomy and tiny.discrete and tiny.countable), None)
     # Where noise cannot be integrated cell by cell, narrow peaks would be missed by points.

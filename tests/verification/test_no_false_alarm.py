@@ -33,7 +33,7 @@ REASONS = (
 
 #: They take longer than any others; among the slow tests.
 LONG = {
-    "diffusion", "diffusion_decoder", "fashion/conv_ladder", "fashion/diffusion", "flow", "flow_augmented", "vdm"
+    "diffusion", "diffusion_decoder", "fashion/conv_ladder", "flow", "flow_augmented", "vdm"
 }  # fmt: skip
 #: These stand for all others among the quick ones.
 QUICK = {"vae", "gan_grid"}

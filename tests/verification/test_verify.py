@@ -18,9 +18,12 @@ from compose.core.model import ModelDensity
 from compose.core.random import standard_normal
 from compose.core.roles import Density, Mode, Stage, StagePart, Step
 from compose.core.spaces import Codes, Real, Space
+from compose.nets.unet import UNet
 from compose.parts.densities.categorical import Categorical
+from compose.parts.densities.diffusion import Diffusion
+from compose.parts.densities.model import Model
 from compose.verification import CHECKS, structure, verify, verify_all
-from compose.verification.tiny import Tiny
+from compose.verification.tiny import Tiny, shrink
 
 PIXELS = Codes((1, 4, 4), 5)
 
@@ -170,6 +173,26 @@ def test_a_check_that_breaks_down_fails_and_the_others_go_on(monkeypatch: pytest
 def test_a_log_det_that_is_no_number_is_no_success(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(structure, "_log_jacobian", lambda *_: torch.tensor(torch.nan))
     assert verify("latent_diffusion", only=["log dets"]).failed == ["log dets"]
+
+
+class Whole(UNet):
+    """Keeps all its resolutions."""
+
+    def narrowed(self) -> UNet:
+        """Itself."""
+        return self
+
+
+def test_a_net_of_many_resolutions_shrinks_to_few_pixels():
+    """Two of them are kept; and a net that keeps all is checked on the smallest image that it fits on."""
+    found = []
+    for net in (UNet(channels=[24, 48, 48, 96]), Whole(channels=[24, 48, 48, 96])):
+        model = Model.model_validate({"prior": Diffusion(net=net, steps=256)})
+        found.append(shrink(model, Codes((1, 28, 28), 2)))
+    assert [tiny.space.shape for tiny in found] == [(1, 1, 2), (1, 8, 8)]
+    assert found[0].rich is not None and found[0].rich.space.shape == (1, 2, 2)
+    assert found[0].summable and not found[1].summable and found[1].fits
+    assert found[1].noise < 1000
 
 
 def test_what_shrinks_to_the_same_is_verified_once(tmp_path: Path):
