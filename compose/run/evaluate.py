@@ -26,7 +26,7 @@ from compose.core.solvers import stepwise
 from compose.core.spaces import Real
 from compose.core.terms import bits_per_dim, views
 from compose.data.source import Source, Split
-from compose.recipe.check import drawn_otherwise
+from compose.recipe.check import drawn_otherwise, model_slot
 from compose.run.collapse import collapse
 from compose.run.directory import Run, write_bytes, write_text
 from compose.run.health import health
@@ -213,7 +213,7 @@ def evaluate(
     measured = measures(model, recipe, source, progress)
     scores = {
         "kind": str(model.kind),
-        "promise": _promise(model),
+        "promise": recipe.model.promise(model_slot(*recipe.spaces())),
         "splits": {name: _summary(model, source, name, each, recipe.evaluate.seed) for name, each in found.items()},
         "fineness": fineness(model, chosen["test"], recipe.evaluate.seed) if "test" in chosen else None,
         "measures": measured,
@@ -225,12 +225,6 @@ def evaluate(
     write_bytes(run.path / "scores.safetensors", save(columns))
     write_text(run.path / "scores.json", json.dumps(scores, indent=2) + "\n")
     return scores
-
-
-def _promise(model: ModelDensity) -> str:
-    """What L promises; over latents an estimate is one of a bound."""
-    drawn = model.kind is Kind.ESTIMATE and any(stage.draws for stage in model.stack)
-    return Kind.BOUND.promise if drawn else model.kind.promise
 
 
 def device_of(name: str | torch.device) -> torch.device:
