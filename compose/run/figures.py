@@ -17,9 +17,10 @@ from compose.core.model import ModelDensity
 from compose.core.solvers import stepwise
 from compose.core.spaces import Space
 from compose.data.source import Source
+from compose.run.ceiling import last_drawn
 from compose.run.directory import Run
 from compose.run.pixels import tiled
-from compose.run.plane import POINTS, is_plane, save_plane
+from compose.run.plane import POINTS, is_plane, save_latent, save_plane
 from compose.run.sample import complete, sample
 from compose.run.snapshots import save_over_training
 
@@ -122,6 +123,8 @@ def draw(run: Run) -> list[Path]:
     pictures = [save_samples(run, run.figures / "samples.png")]
     if len(model.stages) and model.kind is not Kind.NONE and not is_plane(model.space):
         pictures.append(_reconstructions(model, source, run.figures / "reconstructions.png"))
+    if (latent := _latent(model, source, run.figures / "latent.png")) is not None:
+        pictures.append(latent)
     if (training := save_over_training(run, source.train.x, model.space)) is not None:
         pictures.append(training)
     return [*pictures, curve(run, "~" if stepwise(model) else model.kind.tilde)]
@@ -136,6 +139,20 @@ def _reconstructions(model: ModelDensity, source: Source, path: Path) -> Path:
         again = model.reconstruct(x, None if source.test.y is None else source.test.y[:count])
     rows = zip(x.split(COLUMNS), again.to(x.dtype).split(COLUMNS), strict=True)
     return save_grid(torch.cat([part for pair in rows for part in pair]), source.space, path, min(COLUMNS, len(x)))
+
+
+def _latent(model: ModelDensity, source: Source, path: Path) -> Path | None:
+    """What test examples become in a last latent of two numbers, beside what its prior draws; none of any other."""
+    edge = last_drawn(model)
+    if edge is None or not is_plane(model.stack[edge].above):
+        return None
+    part = source.test.thinned(POINTS)
+    with random.region(0, "latent"), torch.no_grad():
+        up, down = model.meet(part.x, part.y, edge + 1)
+        drawn = {f"q(z{edge + 1}), test examples": up, f"p(z{edge + 1})": down, "N(0, I)": torch.randn_like(up)}
+    if model.closes:
+        del drawn["N(0, I)"]
+    return save_latent(drawn, path)
 
 
 def curve(run: Run, about: str = "") -> Path:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from compose.core import random
-from compose.core.gaussians import LOG_2PI, Gaussian, pairwise_log_prob
+from compose.core.gaussians import Gaussian
 from compose.core.model import ModelDensity
 from compose.core.quantizer import Quantizer
 from compose.core.roles import Density, Stage
@@ -18,6 +18,7 @@ from compose.data.source import Source
 from compose.recipe.read import read_tree
 from compose.recipe.tree import dotted
 from compose.recipe.validate import read_form
+from compose.run.ceiling import ceiling, last_drawn
 
 if TYPE_CHECKING:
     from compose.run.directory import Run
@@ -28,8 +29,6 @@ ACTIVE = 0.01
 EXAMPLES = 1000
 #: Draws that make up each of the two means of a posterior that has none in closed form.
 DRAWS = 32
-#: At most so many posteriors make up the aggregate.
-AGGREGATED = 10_000
 #: Below this share of its codes in use a codebook has collapsed.
 USED = 0.5
 ROWS = 1000
@@ -47,11 +46,10 @@ def units(model: ModelDensity, source: Source, split: str = "validation") -> lis
         2016), ``variance`` of the posterior mean by unit, and ``kl`` by unit in nats where it has a closed form. Of a
         single example there are none: nothing varies over it.
     """
-    part = source.split(split)
+    part = source.split(split).thinned(EXAMPLES)
     if len(part) < 2:
         return []
-    x = part.x[:EXAMPLES]
-    c = None if part.y is None else part.y[:EXAMPLES]
+    x, c = part.x, part.y
     found: list[Record] = []
     for i, stage in enumerate(model.stack):
         found += reversed(list(_units(model, stage, x, c, f"z{i + 1}", last=i + 1 == len(model.stages))))
@@ -101,40 +99,6 @@ def _use(q: Density, condition: Tensor, prior: Gaussian | None, standard: bool) 
 
 
 @torch.no_grad()
-def ceiling(model: ModelDensity, source: Source, split: str = "validation") -> list[float] | None:
-    """Between what and what ``KL(q(z) || N(0, I))`` of the last latent lies, in nats: what a better prior could gain.
-
-    ``q(z)`` is the mixture of the posteriors of up to 10,000 examples. With an example's own posterior among them its
-    density at the example's draw is too high on average, without it too low; and what this very prior gains can be
-    gained. None where the last that is drawn is no vector with a Gaussian posterior, or depends on a label.
-
-    Source: Hoffman and Johnson 2016; both bounds: Poole et al. 2019, arXiv:1905.06922.
-    """
-    drawn = [i for i, stage in enumerate(model.stack) if stage.draws]
-    if not drawn or model.stack[drawn[-1]].inner or any(s.above != model.prior.space for s in model.stack[drawn[-1] :]):
-        return None
-    part = source.split(split)
-    x, c = part.x[:AGGREGATED], None if part.y is None else part.y[:AGGREGATED]
-    if c is not None or len(x) < 2:
-        return None
-    stage = model.stack[drawn[-1]]
-    q, condition = stage.up(model.encode(x, None, drawn[-1]))
-    gaussian = None if q is None or condition is None else q.gaussian(condition)
-    if gaussian is None or gaussian.loc.dim() != 2:
-        return None
-    some = slice(0, min(EXAMPLES, len(x)))
-    z = Gaussian(*(each[some] for each in gaussian)).rsample()
-    standard = -0.5 * (z.square() + LOG_2PI).sum(1).double()
-    pairs = pairwise_log_prob(z, gaussian.loc, gaussian.log_scale).double()
-    high = pairs.logsumexp(1) - math.log(len(x)) - standard
-    low = pairs.fill_diagonal_(-math.inf).logsumexp(1) - math.log(len(x) - 1) - standard
-    gained = model.evaluate_terms(z, start=drawn[-1] + 1).total.double() - standard
-    least = max(0.0, float(low.mean()), float(gained.mean()))
-    # Of few draws these are means with some noise, and may cross.
-    return [least, max(least, float(high.mean()))]
-
-
-@torch.no_grad()
 def codebooks(model: ModelDensity, source: Source, split: str = "validation") -> list[Record]:
     """For each edge of a quantizer's codes: how they are used, over all examples.
 
@@ -165,10 +129,11 @@ def codebooks(model: ModelDensity, source: Source, split: str = "validation") ->
 def health(run: Run, model: ModelDensity, source: Source) -> list[Record]:
     """The use of units and codes by stage, with a ``warning`` where a posterior or a codebook has collapsed."""
     with random.region(run.recipe.evaluate.seed, "health"):
-        records, books, most = units(model, source), codebooks(model, source), ceiling(model, source)
-    if most is not None:
-        last = next(record for record in records if record["edge"] == f"z{_last_drawn(model)}")
-        last["ceiling"] = most
+        records, books = units(model, source), codebooks(model, source)
+        most, last = ceiling(model, source, seed=run.recipe.evaluate.seed), last_drawn(model)
+    if most is not None and last is not None:
+        at = next(record for record in records if record["edge"] == f"z{last + 1}")
+        at |= {"ceiling": [most.low, most.high], "ceiling standard error": most.error}
     for record in books:
         if record["used"] < USED * record["codes"]:
             record["warning"] = (
@@ -182,10 +147,6 @@ def health(run: Run, model: ModelDensity, source: Source) -> list[Record]:
                 f"{_advice(run, record['edge'])}"
             )
     return [*records, *books]
-
-
-def _last_drawn(model: ModelDensity) -> int:
-    return max(i for i, stage in enumerate(model.stack, 1) if stage.draws)
 
 
 def _more_codes(run: Run, stage: int) -> str:

@@ -142,7 +142,9 @@ def _notes(scores: Mapping[str, Any]) -> list[str]:
                 # What the prior gains is at least what may be gained, and may itself be an estimate.
                 least = f"{Kind[scores['kind'].upper()].tilde}{most[0]:.2f}"
                 between = f"KL(q({record['edge']}) || N(0, I)) between {least} and {most[1]:.2f} nats"
-                lines.append(f"  {between}: the most that another prior gains over N(0, I)")
+                error = record.get("ceiling standard error")
+                known = "" if error is None else f" (standard error {error:.2f})"
+                lines.append(f"  {between}{known}: the most that another prior gains over N(0, I)")
         if "warning" in record:
             lines.append(f"WARNING  {record['warning']}")
     return lines

@@ -1,7 +1,8 @@
-"""The picture of a model of the plane: its training points, its density, its samples."""
+"""Pictures of the plane: of a model's training points, density and samples, and of a latent of two numbers."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,10 +45,8 @@ def save_plane(x: Tensor, model: ModelDensity, data: Tensor, path: str | Path) -
     panels: list[Axes] = list(figure.subplots(1, 3))
     window = span(data)
     exact = model.kind is Kind.EXACT and model.condition is None
-    for axes, points, title in ((panels[0], data, "training data"), (panels[2], x, "samples")):
-        shown = points[:POINTS].cpu().numpy()
-        axes.scatter(shown[:, 0], shown[:, 1], s=2, linewidths=0, alpha=0.6)
-        axes.set_title(f"{title}, {len(shown)} points")
+    _dots(panels[0], data, "training data")
+    _dots(panels[2], x, "samples")
     density = _density(model, window) if exact else _histogram(x.cpu(), window)
     panels[1].imshow(density.numpy(), extent=window, origin="lower", aspect="auto", cmap="magma")
     panels[1].set_title("density of the model" if exact else f"histogram of {len(x)} samples")
@@ -56,6 +55,31 @@ def save_plane(x: Tensor, model: ModelDensity, data: Tensor, path: str | Path) -
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=100, bbox_inches="tight")
     return Path(path)
+
+
+def save_latent(drawn: Mapping[str, Tensor], path: str | Path) -> Path:
+    """Writes draws of one latent side by side, on the window of the first.
+
+    Args:
+        drawn: What they are from, and points, ``(n, 2)``.
+        path: A png file.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4 * len(drawn), 4.2), layout="constrained")
+    window = span(next(iter(drawn.values()))[:POINTS].cpu())
+    for axes, (title, points) in zip(figure.subplots(1, len(drawn), squeeze=False)[0], drawn.items(), strict=True):
+        _dots(axes, points, title)
+        axes.set(xlim=window[:2], ylim=window[2:], aspect="equal")
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=100, bbox_inches="tight")
+    return Path(path)
+
+
+def _dots(axes: Axes, points: Tensor, title: str) -> None:
+    shown = points[:POINTS].cpu().numpy()
+    axes.scatter(shown[:, 0], shown[:, 1], s=2, linewidths=0, alpha=0.6)
+    axes.set_title(f"{title}, {len(shown)} points")
 
 
 def span(data: Tensor) -> Window:

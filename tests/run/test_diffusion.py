@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
-from compose.core import random
 from compose.core.drawing import Drawing
 from compose.core.errors import KindError, RecipeError, RunError, SpaceError
-from compose.core.gaussians import LOG_2PI
-from compose.core.terms import Ledger
 from compose.core.timed import TimedDensity
 from compose.recipe.build import build
 from compose.recipe.check import load_recipe
@@ -22,7 +18,6 @@ from compose.run import evaluate as evaluation
 from compose.run.dial import dial, save_dial
 from compose.run.directory import Run
 from compose.run.evaluate import score
-from compose.run.health import ceiling
 from compose.run.ledger import _notes
 from compose.run.sample import sample
 
@@ -124,17 +119,6 @@ def test_a_frozen_prior_is_trained_after_its_autoencoder(go, tmp_path: Path):
     assert any(not torch.equal(only[name], both[name]) for name in prior)
 
 
-def test_the_ceiling_of_few_examples_is_no_less_than_what_lies_below_it(recipe, monkeypatch: pytest.MonkeyPatch):
-    """What a lucky draw seems to gain may lie above the mean from above; both are said to be as much."""
-    made = recipe(prior="mixture")
-    model = build(made).eval()
-    monkeypatch.setattr(
-        type(model), "evaluate_terms", lambda self, z, **_: Ledger({"x": z.new_full((len(z),), 50.0)}, {}, {})
-    )
-    low, high = ceiling(model, made.data.load()) or (1.0, 0.0)
-    assert 50 < low == high
-
-
 @pytest.mark.parametrize("prior", ["diffusion", "flow_matching"])
 def test_by_label_it_is_trained_scored_and_guided(prior: str, go, tmp_path: Path):
     """Its network is found at the recipe's key path; what encloses a net that is trained is in training as well."""
@@ -152,44 +136,6 @@ def test_by_label_it_is_trained_scored_and_guided(prior: str, go, tmp_path: Path
     assert evaluation.evaluate(run)["measures"]["sampling"]["network evaluations"] > 0
     twos = [sample(run, 8, label=2, how=Drawing(guidance=guidance)) for guidance in (1.0, 3.0)]
     assert not torch.equal(*twos)
-
-
-def _with_one_posterior(recipe: Any, prior: Any) -> Any:
-    """A model whose q(z | x) is the same for each x, so that q(z) is that Gaussian."""
-    with random.region(0, "test"):
-        model: Any = build(recipe(prior=prior)).eval()
-    last = [module for module in model.stages[0].encoder.modules() if isinstance(module, torch.nn.Linear)][-1]
-    with torch.no_grad():
-        last.weight.zero_()
-        last.bias.copy_(torch.tensor([1.0, -0.5, 0.3, 2.0, -0.4, 0.2, 0.0, -1.0]))
-    return model
-
-
-def test_the_ceiling_of_one_gaussian_is_its_kl(recipe):
-    made = recipe()
-    source, model = made.data.load(), _with_one_posterior(recipe, "normal")
-    x = source.validation.x
-    gaussian = model.stages[0].up(x)[0].gaussian(model.stages[0].up(x)[1])
-    loc, log_scale = (each[0].detach().double() for each in (gaussian.loc, gaussian.log_scale))
-    kl = float(0.5 * (loc.square() + (2 * log_scale).exp() - 1 - 2 * log_scale).sum())
-    with random.region(0, "test"):
-        low, high = ceiling(model, source) or (0.0, 0.0)
-    assert low == pytest.approx(high, abs=1e-5)
-    assert low == pytest.approx(kl, abs=6 * float(loc.norm()) / len(x) ** 0.5)
-
-
-def test_what_a_prior_gains_can_be_gained(recipe):
-    """Of many posteriors apart the mixture tells nothing from below; the prior itself does."""
-    made = recipe(prior="mixture")
-    source, model = made.data.load(), build(made).eval()
-    x = source.validation.x
-    with random.region(0, "test"):
-        found = ceiling(model, source)
-        with torch.no_grad():
-            z = model.encode(x, None, 1)
-            gain = model.prior.log_prob(z) + 0.5 * (z.square() + LOG_2PI).sum(1)
-    blur = 6 * float(gain.std()) / len(x) ** 0.5
-    assert found is not None and float(gain.mean()) - blur <= found[0] <= found[1]
 
 
 def test_there_is_nothing_to_train_under_a_prior_that_stands_in():

@@ -1,0 +1,147 @@
+"""What a better prior could gain over N(0, I), from below and from above."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from compose.core import random
+from compose.core.gaussians import LOG_2PI, Gaussian
+from compose.core.terms import Ledger
+from compose.nets.mlp import MLP
+from compose.parts.stages.latent import Latent
+from compose.parts.stages.standardize import Standardize
+from compose.recipe.build import build
+from compose.recipe.recipe import Recipe
+from compose.run.ceiling import ceiling, log_aggregate
+from compose.run.figures import _latent
+
+
+def _with_one_posterior(made: Recipe, *outputs: float) -> Any:
+    """A model whose q(z | x) is the same for each x, so that q(z) is that Gaussian."""
+    with random.region(0, "test"):
+        model: Any = build(made).eval()
+    last = [module for module in model.stages[0].encoder.modules() if isinstance(module, torch.nn.Linear)][-1]
+    with torch.no_grad():
+        last.weight.zero_()
+        last.bias.copy_(torch.tensor(outputs))
+    return model
+
+
+def test_the_ceiling_of_one_gaussian_is_its_kl(recipe):
+    made = recipe()
+    source, model = made.data.load(), _with_one_posterior(made, 1.0, -0.5, 0.3, 2.0, -0.4, 0.2, 0.0, -1.0)
+    x = source.validation.x
+    gaussian = model.stages[0].up(x)[0].gaussian(model.stages[0].up(x)[1])
+    loc, log_scale = (each[0].detach().double() for each in (gaussian.loc, gaussian.log_scale))
+    kl = float(0.5 * (loc.square() + (2 * log_scale).exp() - 1 - 2 * log_scale).sum())
+    with random.region(0, "test"):
+        low, high, _ = ceiling(model, source) or (0.0, 0.0, 0.0)
+    assert low == pytest.approx(high, abs=1e-5)
+    assert low == pytest.approx(kl, abs=6 * float(loc.norm()) / len(x) ** 0.5)
+
+
+@pytest.mark.parametrize("fitted", [1.0, 0.6], ids=["alike", "fitted more closely"])
+def test_the_aggregate_lies_between_its_bounds(fitted: float):
+    """Means of posteriors from one Gaussian: q(z) is a Gaussian as well. Those of training may come from another."""
+    scale = torch.tensor(0.2)
+
+    def posteriors(n: int, spread: float) -> Gaussian:
+        loc = spread * torch.randn(n, 2)
+        return Gaussian(loc, scale.log().expand_as(loc), scale.expand_as(loc))
+
+    with random.region(0, "test"):
+        trained, others = posteriors(3000, fitted), posteriors(2000, 1.0)
+        z = others.rsample()
+        below, above, alone = log_aggregate(z, trained, others)
+    variance = 1 + float(scale) ** 2
+    true = -0.5 * (z.square() / variance + LOG_2PI + math.log(variance)).sum(1).double()
+    below, above, alone = (float((each - true).mean()) for each in (below, above, alone))
+    assert 0.01 < alone < 0.05
+    if fitted == 1:
+        assert -0.03 < below < 0 < above < alone
+    else:
+        # Without what keeps it a bound the one from above would lie below q(z) as well.
+        assert below < -0.1 and above > alone
+
+
+def test_what_a_prior_gains_can_be_gained(recipe):
+    """Of many posteriors apart the mixture tells nothing from below; the prior itself does."""
+    made = recipe(prior="mixture")
+    source, model = made.data.load(), build(made).eval()
+    x = source.validation.x
+    with random.region(0, "test"):
+        found = ceiling(model, source)
+        with torch.no_grad():
+            z = model.encode(x, None, 1)
+            gain = model.prior.log_prob(z) + 0.5 * (z.square() + LOG_2PI).sum(1)
+    blur = 6 * float(gain.std()) / len(x) ** 0.5
+    assert found is not None and float(gain.mean()) - blur <= found[0] <= found[1]
+
+
+def test_the_ceiling_of_few_examples_is_no_less_than_what_lies_below_it(recipe, monkeypatch: pytest.MonkeyPatch):
+    """What a lucky draw seems to gain may lie above the mean from above; both are said to be as much."""
+    made = recipe(prior="mixture")
+    model = build(made).eval()
+    monkeypatch.setattr(
+        type(model), "evaluate_terms", lambda self, z, **_: Ledger({"x": z.new_full((len(z),), 50.0)}, {}, {})
+    )
+    low, high, _ = ceiling(model, made.data.load()) or (1.0, 0.0, 0.0)
+    assert 50 < low == high
+
+
+def test_all_training_posteriors_make_up_the_mixture(recipe, monkeypatch: pytest.MonkeyPatch):
+    made = recipe(data={"binarize": True})
+    source, seen = made.data.load(), []
+
+    def spied(z: Tensor, trained: Gaussian, others: Gaussian) -> tuple[Tensor, Tensor, Tensor]:
+        seen.append((len(z), len(trained.loc), len(others.loc)))
+        return log_aggregate(z, trained, others)
+
+    monkeypatch.setattr("compose.run.ceiling.log_aggregate", spied)
+    assert ceiling(build(made).eval(), source) is not None
+    assert seen == [(len(source.validation), len(source.train), len(source.validation))]
+
+
+def test_by_label_there_is_none(recipe):
+    made = recipe(data={"labels": True})
+    assert ceiling(build(made).eval(), made.data.load()) is None
+
+
+def _plane(recipe: Any, *above: Any, prior: str = "mixture") -> Recipe:
+    """A VAE whose latent has two numbers."""
+    net = MLP(hidden=[32])
+    return recipe(prior=prior, stages=[Latent(dim=2, encoder=net, decoder=net, likelihood="categorical"), *above])
+
+
+def test_a_latent_of_two_numbers_is_shown_beside_its_prior(recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Both on the edge that was drawn, below what only shifts it."""
+    made = _plane(recipe, Standardize())
+    model = _with_one_posterior(made, 5.0, -5.0, -3.0, -3.0)
+    model.stages[1].mean.fill_(20.0)
+    seen: dict[str, Tensor] = {}
+    monkeypatch.setattr("compose.run.figures.save_latent", lambda drawn, path: seen.update(drawn) or path)
+    assert _latent(model, source := made.data.load(), tmp_path / "latent.png") == tmp_path / "latent.png"
+    assert list(seen) == ["q(z1), test examples", "p(z1)", "N(0, I)"]
+    q, p, normal = (drawn.mean(0) for drawn in seen.values())
+    assert all(len(drawn) == len(source.test) for drawn in seen.values())
+    assert (q - torch.tensor([5.0, -5.0])).abs().max() < 0.1
+    assert (p - 20).abs().max() < 5 and normal.abs().max() < 0.3
+
+
+@pytest.mark.parametrize(("prior", "panels"), [("mixture", 3), ("normal", 2)])
+def test_a_prior_that_is_n01_is_shown_once(prior: str, panels: int, recipe, go, tmp_path: Path):
+    run = go(_plane(recipe, prior=prior), tmp_path / "run")
+    with Image.open(run.figures / "latent.png") as picture:
+        assert round(picture.width / picture.height * 0.95) == panels
+
+
+def test_of_more_numbers_there_is_no_picture(recipe, tmp_path: Path):
+    made = recipe()
+    assert _latent(build(made).eval(), made.data.load(), tmp_path / "latent.png") is None
