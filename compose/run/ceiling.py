@@ -22,11 +22,16 @@ ROWS, PAIRED = 1000, 250
 
 
 class Ceiling(NamedTuple):
-    """Between what and what it lies, in nats, and the larger standard error of these two means over the draws."""
+    """Between what and what it lies, and what the model's own prior gains of it; in nats.
+
+    With standard errors over the draws: the larger of the two means that it lies between, and that of the gain.
+    """
 
     low: float
     high: float
     error: float
+    gained: float
+    gained_error: float
 
 
 @torch.no_grad()
@@ -65,12 +70,12 @@ def ceiling(model: ModelDensity, source: Source, split: str = "validation", seed
     z = Gaussian(*(each[:DRAWS] for each in others)).rsample()
     standard = standard_log_prob(z).double()
     below, above, alone = log_aggregate(z, trained, others)
-    prior = model.evaluate_terms(z[:ROWS], start=edge + 1).total.double()
-    low = max((_mean(each) for each in (below - standard, prior - standard[:ROWS])), key=lambda mean: mean[0])
-    high = min((_mean(each) for each in (above - standard, alone - standard)), key=lambda mean: mean[0])
+    gained = _mean(model.evaluate_terms(z, start=edge + 1).total.double() - standard)
+    low = max(_mean(below - standard), gained, key=lambda mean: mean[0])
+    high = min(_mean(above - standard), _mean(alone - standard), key=lambda mean: mean[0])
     least = max(0.0, low[0])
     # Of few draws these are means with some noise, and may cross.
-    return Ceiling(least, max(least, high[0]), max(low[1], high[1]))
+    return Ceiling(least, max(least, high[0]), max(low[1], high[1]), *gained)
 
 
 def last_drawn(model: ModelDensity) -> int | None:

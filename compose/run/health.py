@@ -134,6 +134,8 @@ def health(run: Run, model: ModelDensity, source: Source) -> list[Record]:
     if most is not None and last is not None:
         at = next(record for record in records if record["edge"] == f"z{last + 1}")
         at |= {"ceiling": [most.low, most.high], "ceiling standard error": most.error}
+        if not model.closes:
+            at |= {"gained": most.gained, "gained standard error": most.gained_error}
     for record in books:
         if record["used"] < USED * record["codes"]:
             record["warning"] = (

@@ -138,13 +138,20 @@ def _notes(scores: Mapping[str, Any]) -> list[str]:
             lines.append(f"{record['edge']}: {used}, as varied as {record['perplexity']:.0f} used alike (perplexity)")
         else:
             lines.append(f"{record['edge']}: {record['active']} of {record['units']} units active")
-            if (most := record.get("ceiling")) is not None:
-                # What the prior gains is at least what may be gained, and may itself be an estimate.
-                least = f"{Kind[scores['kind'].upper()].tilde}{most[0]:.2f}"
-                between = f"KL(q({record['edge']}) || N(0, I)) between {least} and {most[1]:.2f} nats"
-                error = record.get("ceiling standard error")
-                known = "" if error is None else f" (standard error {error:.2f})"
-                lines.append(f"  {between}{known}: the most that another prior gains over N(0, I)")
+            if "ceiling" in record:
+                lines += _ceiling(record, Kind[scores["kind"].upper()].tilde)
         if "warning" in record:
             lines.append(f"WARNING  {record['warning']}")
     return lines
+
+
+def _ceiling(record: Mapping[str, Any], about: str) -> Iterator[str]:
+    """What a better prior could gain, and what this one does, which may be an estimate: so may the least of it."""
+    low, high = record["ceiling"]
+    between = f"KL(q({record['edge']}) || N(0, I)) between {about}{low:.2f} and {high:.2f} nats"
+    error = record.get("ceiling standard error")
+    known = "" if error is None else f" (standard error {error:.2f})"
+    yield f"  {between}{known}: the most that another prior gains over N(0, I)"
+    if "gained" in record:
+        error = record["gained standard error"]
+        yield f"  of that this prior gains {about}{record['gained']:.2f} nats (standard error {error:.2f})"

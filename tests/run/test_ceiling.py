@@ -42,7 +42,8 @@ def test_the_ceiling_of_one_gaussian_is_its_kl(recipe):
     loc, log_scale = (each[0].detach().double() for each in (gaussian.loc, gaussian.log_scale))
     kl = float(0.5 * (loc.square() + (2 * log_scale).exp() - 1 - 2 * log_scale).sum())
     with random.region(0, "test"):
-        low, high, _ = ceiling(model, source) or (0.0, 0.0, 0.0)
+        low, high, _, gained, _ = ceiling(model, source) or (0.0,) * 5
+    assert gained == pytest.approx(0, abs=1e-6)
     assert low == pytest.approx(high, abs=1e-5)
     assert low == pytest.approx(kl, abs=6 * float(loc.norm()) / len(x) ** 0.5)
 
@@ -82,7 +83,9 @@ def test_what_a_prior_gains_can_be_gained(recipe):
             z = model.encode(x, None, 1)
             gain = model.prior.log_prob(z) + 0.5 * (z.square() + LOG_2PI).sum(1)
     blur = 6 * float(gain.std()) / len(x) ** 0.5
-    assert found is not None and float(gain.mean()) - blur <= found[0] <= found[1]
+    assert (
+        found is not None and abs(float(gain.mean()) - found.gained) < blur and found.gained <= found.low <= found.high
+    )
 
 
 def test_the_ceiling_of_few_examples_is_no_less_than_what_lies_below_it(recipe, monkeypatch: pytest.MonkeyPatch):
@@ -92,8 +95,8 @@ def test_the_ceiling_of_few_examples_is_no_less_than_what_lies_below_it(recipe, 
     monkeypatch.setattr(
         type(model), "evaluate_terms", lambda self, z, **_: Ledger({"x": z.new_full((len(z),), 50.0)}, {}, {})
     )
-    low, high, _ = ceiling(model, made.data.load()) or (1.0, 0.0, 0.0)
-    assert 50 < low == high
+    found = ceiling(model, made.data.load())
+    assert found is not None and 50 < found.gained == found.low == found.high
 
 
 def test_all_training_posteriors_make_up_the_mixture(recipe, monkeypatch: pytest.MonkeyPatch):

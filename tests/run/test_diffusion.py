@@ -58,9 +58,18 @@ def test_only_whole_paths_are_averaged(diffused: Run):
 
 
 def test_what_is_gained_at_least_may_be_an_estimate():
-    record = {"edge": "z1", "active": 1, "units": 2, "ceiling": [0.1, 0.2]}
+    record = {"edge": "z1", "active": 1, "units": 2, "ceiling": [0.1, 0.2], "ceiling standard error": 0.013}
+    record |= {"gained": 0.07, "gained standard error": 0.02}
     said = {kind: _notes({"splits": {}, "kind": kind, "health": [record]}) for kind in ("weight", "estimate")}
-    assert "between 0.10 and 0.20 nats" in said["weight"][1] and "between ~0.10 and 0.20" in said["estimate"][1]
+    assert "between 0.10 and 0.20 nats (standard error 0.01)" in said["weight"][1]
+    assert "of that this prior gains 0.07 nats (standard error 0.02)" in said["weight"][2]
+    assert "between ~0.10 and 0.20" in said["estimate"][1] and "gains ~0.07 nats" in said["estimate"][2]
+
+
+def test_of_a_run_of_before_the_ceiling_is_told_without_its_error():
+    record = {"edge": "z1", "active": 1, "units": 2, "ceiling": [0.1, 0.2]}
+    lines = _notes({"splits": {}, "kind": "weight", "health": [record]})
+    assert len(lines) == 2 and "between 0.10 and 0.20 nats: the most" in lines[1]
 
 
 def test_no_link_is_no_chain(diffused: Run):
