@@ -55,6 +55,8 @@ class ModelDensity(Density):
         self.closes = prior.closed_form and prior.condition is None
         self.incremental = prior.incremental and not stages
         self.denoises = prior.denoises
+        # Where N(0, I) stands in for the prior: on the latent itself, below what is only fitted to it.
+        self.trained = max((i for i, stage in enumerate(stages, 1) if not _only_fitted(stage)), default=0)
         if prior.needs_posterior:
             prior.bind(stages[-1].lend())
 
@@ -83,14 +85,15 @@ class ModelDensity(Density):
                 one; ``one_t`` also lets a diffusion draw a single link.
             with_prior: Whether the prior scores what comes up to it; without its term the rest is no L.
             start: How many stages lie below ``x``, which are left out; their terms are missing from L too.
-            standard: Whether N(0, I) stands in for the prior, as before that is trained.
+            standard: Whether N(0, I) stands in for the prior, as before that is trained, and for the stages right below
+                it that are only fitted.
 
         Raises:
             SpaceError: ``x`` or ``c`` is no batch of its space, or there is no such mode.
         """
         if mode not in MODES:
             raise SpaceError(f"there is no mode {mode!r}; there are {', '.join(MODES)}.")
-        stages = self.stack
+        stages = self.stack[: max(self.trained, start)] if standard else self.stack
         self._check(None if start else x, c)
         ledger = Ledger({}, {}, {})
         terms, prior = ledger.terms, self.prior
@@ -344,6 +347,11 @@ class ModelDensity(Density):
 def _same_rows(n: int, c: Tensor, said: str) -> None:
     if len(c) != n:
         raise SpaceError(f"{n} items {said}, and the condition has {len(c)} rows; wanted one for each.")
+
+
+def _only_fitted(stage: Stage) -> bool:
+    """Whether nothing of it is drawn or trained: it only puts what comes up to it on a scale."""
+    return stage.needs_fit and not stage.draws and next(stage.parameters(), None) is None
 
 
 def _fit(part: Stage | Density, batches: Callable[[], Iterator[Tensor]], path: str) -> None:

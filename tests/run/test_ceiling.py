@@ -138,6 +138,31 @@ def test_a_latent_of_two_numbers_is_shown_beside_its_prior(recipe, tmp_path: Pat
     assert (p - 20).abs().max() < 5 and normal.abs().max() < 0.3
 
 
+def test_what_stands_in_for_the_prior_lies_on_the_latent_itself(recipe):
+    """What was fitted to the posteriors has a part of what a prior gains, and none of N(0, I)."""
+    model = _with_one_posterior(_plane(recipe, Standardize()), 5.0, -5.0, -3.0, -3.0)
+    model.stages[1].mean.fill_(20.0)
+    x = recipe().data.load().test.x[:50]
+    with torch.no_grad(), random.region(0, "test"):
+        terms = model.evaluate_terms(x, standard=True).terms
+    assert "z2.log_det" not in terms and "z2.log_prior" not in terms
+    assert float(terms["z1.log_prior"].mean()) == pytest.approx(-25 - LOG_2PI, abs=0.3)
+
+
+def test_an_autoencoder_trained_under_n01_is_that_of_a_normal_prior(recipe, go, tmp_path: Path):
+    """Whatever prior comes later, and whatever was fitted to what the encoder made of the data at the start."""
+    phase = {"steps": 5, "batch_size": 50, "objective": {"type": "elbo", "prior": "normal"}}
+    runs = [
+        go(
+            each.model_copy(update={"train": recipe(train=[{"trains": ["model.stages.0"], **phase}]).train}),
+            tmp_path / name,
+        )
+        for name, each in (("vae", _plane(recipe, prior="normal")), ("later", _plane(recipe, Standardize())))
+    ]
+    vae, later = (run.model().stages[0].state_dict() for run in runs)
+    assert all(torch.equal(vae[name], later[name]) for name in vae)
+
+
 @pytest.mark.parametrize(("prior", "panels"), [("mixture", 3), ("normal", 2)])
 def test_a_prior_that_is_n01_is_shown_once(prior: str, panels: int, recipe, go, tmp_path: Path):
     run = go(_plane(recipe, prior=prior), tmp_path / "run")
