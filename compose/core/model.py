@@ -93,7 +93,7 @@ class ModelDensity(Density):
         """
         if mode not in MODES:
             raise SpaceError(f"there is no mode {mode!r}; there are {', '.join(MODES)}.")
-        stages = self.stack[: max(self.trained, start)] if standard else self.stack
+        stages = self.stack[: self.trained] if standard else self.stack
         self._check(None if start else x, c)
         ledger = Ledger({}, {}, {})
         terms, prior = ledger.terms, self.prior

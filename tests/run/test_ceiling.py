@@ -12,7 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from compose.core import random
-from compose.core.gaussians import LOG_2PI, Gaussian
+from compose.core.gaussians import LOG_2PI, Gaussian, standard_log_prob
+from compose.core.model import _only_fitted
 from compose.core.terms import Ledger
 from compose.nets.mlp import MLP
 from compose.parts.stages.latent import Latent
@@ -102,14 +103,56 @@ def test_the_ceiling_of_few_examples_is_no_less_than_what_lies_below_it(recipe, 
 def test_all_training_posteriors_make_up_the_mixture(recipe, monkeypatch: pytest.MonkeyPatch):
     made = recipe(data={"binarize": True})
     source, seen = made.data.load(), []
+    model: Any = build(made).eval()
 
     def spied(z: Tensor, trained: Gaussian, others: Gaussian) -> tuple[Tensor, Tensor, Tensor]:
-        seen.append((len(z), len(trained.loc), len(others.loc)))
+        seen.append((z, trained.loc, others.loc))
         return log_aggregate(z, trained, others)
 
     monkeypatch.setattr("compose.run.ceiling.log_aggregate", spied)
-    assert ceiling(build(made).eval(), source) is not None
-    assert seen == [(len(source.validation), len(source.train), len(source.validation))]
+    with random.region(0, "test"):
+        found = ceiling(model, source)
+    assert found is not None
+    ((z, trained, others),) = seen
+    assert (len(z), len(trained), len(others)) == (len(source.validation), len(source.train), len(source.validation))
+    assert len(trained.unique(dim=0)) == len(trained)
+    # Drawn for examples from all over the file, which may be sorted by class.
+    with torch.no_grad():
+        in_order = model.stages[0].up(source.validation.x)[1].flatten(1)[:, :4]
+    assert not torch.allclose(others, in_order, atol=1e-3)
+    assert torch.allclose(others.sum(0), in_order.sum(0), rtol=1e-3, atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("bounds", "between"), [((1, 3, 2), (1, 2)), ((-5, 2, 3), (0, 2)), ((-5, 1, -1), (0, 0))], ids=str
+)
+def test_the_closer_bound_of_each_side_is_taken(bounds, between, recipe, monkeypatch: pytest.MonkeyPatch):
+    made = recipe()
+
+    def known(z: Tensor, *_: Gaussian) -> tuple[Tensor, ...]:
+        noise = torch.randn(len(z), dtype=torch.float64)
+        noise -= noise.mean()
+        return tuple(standard_log_prob(z).double() + each + each * noise for each in bounds)
+
+    monkeypatch.setattr("compose.run.ceiling.log_aggregate", known)
+    found = ceiling(build(made).eval(), made.data.load())
+    assert found is not None and (found.low, found.high) == pytest.approx(between, abs=1e-6)
+    # Each bound's deviation is itself, and that of the gain of N(0, I) is none.
+    taken = max(abs(min(bounds[1:])), max(0, bounds[0]))
+    assert found.error == pytest.approx(taken / len(made.data.load().validation) ** 0.5, rel=0.15)
+
+
+def test_what_is_gained_counts_what_puts_the_latent_on_a_scale(recipe):
+    made = _plane(recipe, Standardize())
+    model = _with_one_posterior(made, 5.0, -5.0, -3.0, -3.0)
+    model.stages[1].mean.copy_(torch.tensor([5.0, -5.0]))
+    model.stages[1].log_scale.fill_(-2.0)
+    with random.region(0, "test"), torch.no_grad():
+        found = ceiling(model, made.data.load())
+        z = torch.tensor([5.0, -5.0]) + torch.randn(5000, 2) * math.exp(-3)
+        p = model.prior.log_prob((z - model.stages[1].mean) * math.exp(2)) + 4
+    assert found is not None
+    assert found.gained == pytest.approx(float((p - standard_log_prob(z)).mean()), abs=0.2)
 
 
 def test_by_label_there_is_none(recipe):
@@ -149,6 +192,15 @@ def test_what_stands_in_for_the_prior_lies_on_the_latent_itself(recipe):
     assert float(terms["z1.log_prior"].mean()) == pytest.approx(-25 - LOG_2PI, abs=0.3)
 
 
+def test_only_what_nothing_trains_or_draws_gives_way_to_n01(recipe):
+    model: Any = build(_plane(recipe, Standardize())).eval()
+    assert model.trained == 1 and build(_plane(recipe, "bijection")).trained == 2
+    latent, scale = model.stages
+    assert _only_fitted(scale) and not _only_fitted(latent)
+    scale.weight = torch.nn.Parameter(torch.ones(2))
+    assert not _only_fitted(scale)
+
+
 def test_an_autoencoder_trained_under_n01_is_that_of_a_normal_prior(recipe, go, tmp_path: Path):
     """Whatever prior comes later, and whatever was fitted to what the encoder made of the data at the start."""
     phase = {"steps": 5, "batch_size": 50, "objective": {"type": "elbo", "prior": "normal"}}
@@ -168,6 +220,8 @@ def test_a_prior_that_is_n01_is_shown_once(prior: str, panels: int, recipe, go, 
     run = go(_plane(recipe, prior=prior), tmp_path / "run")
     with Image.open(run.figures / "latent.png") as picture:
         assert round(picture.width / picture.height * 0.95) == panels
+    (health,) = run.scores()["health"]
+    assert ("gained" in health) == ("gained standard error" in health) == (prior != "normal")
 
 
 def test_of_more_numbers_there_is_no_picture(recipe, tmp_path: Path):
