@@ -101,7 +101,7 @@ def test_the_ceiling_of_few_examples_is_no_less_than_what_lies_below_it(recipe, 
 
 
 def test_all_training_posteriors_make_up_the_mixture(recipe, monkeypatch: pytest.MonkeyPatch):
-    made = recipe(data={"binarize": True})
+    made = recipe()
     source, seen = made.data.load(), []
     model: Any = build(made).eval()
 
@@ -121,6 +121,20 @@ def test_all_training_posteriors_make_up_the_mixture(recipe, monkeypatch: pytest
         in_order = model.stages[0].up(source.validation.x)[1].flatten(1)[:, :4]
     assert not torch.allclose(others, in_order, atol=1e-3)
     assert torch.allclose(others.sum(0), in_order.sum(0), rtol=1e-3, atol=1e-2)
+
+
+def test_there_is_never_less_than_nothing_to_gain(recipe, monkeypatch: pytest.MonkeyPatch):
+    made = recipe(prior="mixture")
+    model, bounds = build(made).eval(), (-5.0, -1.0, -2.0)
+    monkeypatch.setattr(
+        type(model), "evaluate_terms", lambda self, z, **_: Ledger({"x": standard_log_prob(z) - 7}, {}, {})
+    )
+    monkeypatch.setattr(
+        "compose.run.ceiling.log_aggregate",
+        lambda z, *_: tuple(standard_log_prob(z).double() + bound for bound in bounds),
+    )
+    found = ceiling(model, made.data.load())
+    assert found is not None and found.low == found.high == 0 and found.gained == pytest.approx(-7, abs=1e-5)
 
 
 @pytest.mark.parametrize(
