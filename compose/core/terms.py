@@ -66,3 +66,8 @@ def rates_and_distortion(terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def bits_per_dim(nats: float, dim: int) -> float:
     """Converts a negative log-likelihood in nats per example to bits per dimension of the data."""
     return nats / (dim * math.log(2))
+
+
+def mean_and_error(values: Tensor) -> tuple[float, float | None]:
+    """Mean and its standard error, over examples; of a single one there is no error."""
+    return float(values.mean()), float(values.std() / math.sqrt(len(values))) if len(values) > 1 else None

@@ -13,6 +13,7 @@ from compose.core import random
 from compose.core.gaussians import Gaussian, pairwise_log_prob, standard_log_prob
 from compose.core.model import ModelDensity
 from compose.core.roles import Stage
+from compose.core.terms import mean_and_error
 from compose.data.source import Source
 
 #: At most so many training and so many held-out posteriors make up the aggregate, and so many draws are looked at.
@@ -70,12 +71,18 @@ def ceiling(model: ModelDensity, source: Source, split: str = "validation", seed
     z = Gaussian(*(each[:DRAWS] for each in others)).rsample()
     standard = standard_log_prob(z).double()
     below, above, alone = log_aggregate(z, trained, others)
-    gained = _mean(model.evaluate_terms(z, start=edge + 1).total.double() - standard)
-    low = max(_mean(below - standard), gained, key=lambda mean: mean[0])
-    high = min(_mean(above - standard), _mean(alone - standard), key=lambda mean: mean[0])
-    least = max(0.0, low[0])
+    prior = model.evaluate_terms(z, start=edge + 1).total.double()
+    low, low_error = mean_and_error(max(below, prior, key=torch.mean) - standard)
+    high, high_error = mean_and_error(min(above, alone, key=torch.mean) - standard)
+    gained, gained_error = mean_and_error(prior - standard)
     # Of few draws these are means with some noise, and may cross.
-    return Ceiling(least, max(least, high[0]), max(low[1], high[1]), *gained)
+    least = max(0.0, low)
+    return Ceiling(least, max(least, high), max(low_error or 0, high_error or 0), gained, gained_error or 0)
+
+
+def is_standard(model: ModelDensity) -> bool:
+    """Whether the prior is N(0, I) right on the last latent: with a map in between it has another shape there."""
+    return model.closes and last_drawn(model) == len(model.stages) - 1
 
 
 def last_drawn(model: ModelDensity) -> int | None:
@@ -128,8 +135,3 @@ def log_aggregate(z: Tensor, trained: Gaussian, others: Gaussian) -> tuple[Tenso
         found.append((below, mean.gather(1, own)[:, 0] + correction, alone))
     below, above, alone = (torch.cat(each).double() for each in zip(*found, strict=True))
     return below, above, alone
-
-
-def _mean(values: Tensor) -> tuple[float, float]:
-    """Mean and its standard error."""
-    return float(values.mean()), float(values.std()) / len(values) ** 0.5

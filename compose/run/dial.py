@@ -10,8 +10,9 @@ import torch
 from compose.core.drawing import MOST
 from compose.core.errors import RunError
 from compose.core.roles import ByLabel
+from compose.core.terms import mean_and_error
 from compose.run.directory import Run
-from compose.run.evaluate import device_of, draws_allowed, fixed_split, mean_and_error, score
+from compose.run.evaluate import device_of, draws_allowed, fixed_split, score
 from compose.run.progress import counting
 
 LINKS = (8, 16, 32, 64, 128)

@@ -24,7 +24,7 @@ from compose.core.roles import Mode
 from compose.core.samplers import Samplers
 from compose.core.solvers import stepwise
 from compose.core.spaces import Real
-from compose.core.terms import bits_per_dim, views
+from compose.core.terms import bits_per_dim, mean_and_error, views
 from compose.data.source import Source, Split
 from compose.recipe.check import drawn_otherwise, model_slot
 from compose.run.collapse import collapse
@@ -317,8 +317,3 @@ def _protocol(model: ModelDensity, source: Source, split: str, samples: int, see
         "K": samples,
         "evaluation seed": seed,
     }
-
-
-def mean_and_error(values: Tensor) -> tuple[float, float | None]:
-    """Mean and its standard error, over examples; of a single one there is no error."""
-    return float(values.mean()), float(values.std() / math.sqrt(len(values))) if len(values) > 1 else None

@@ -17,7 +17,7 @@ from compose.core.model import ModelDensity
 from compose.core.solvers import stepwise
 from compose.core.spaces import Space
 from compose.data.source import Source
-from compose.run.ceiling import last_drawn
+from compose.run.ceiling import is_standard, last_drawn
 from compose.run.directory import Run
 from compose.run.pixels import tiled
 from compose.run.plane import POINTS, is_plane, save_latent, save_plane
@@ -150,7 +150,7 @@ def _latent(model: ModelDensity, source: Source, path: Path) -> Path | None:
     with random.region(0, "latent"), torch.no_grad():
         up, down = model.meet(part.x, part.y, edge + 1)
         drawn = {f"q(z{edge + 1}), test examples": up, f"p(z{edge + 1})": down, "N(0, I)": torch.randn_like(up)}
-    if model.closes:
+    if is_standard(model):
         del drawn["N(0, I)"]
     return save_latent(drawn, path)
 

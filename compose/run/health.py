@@ -18,7 +18,7 @@ from compose.data.source import Source
 from compose.recipe.read import read_tree
 from compose.recipe.tree import dotted
 from compose.recipe.validate import read_form
-from compose.run.ceiling import ceiling, last_drawn
+from compose.run.ceiling import ceiling, is_standard, last_drawn
 
 if TYPE_CHECKING:
     from compose.run.directory import Run
@@ -134,7 +134,7 @@ def health(run: Run, model: ModelDensity, source: Source) -> list[Record]:
     if most is not None and last is not None:
         at = next(record for record in records if record["edge"] == f"z{last + 1}")
         at |= {"ceiling": [most.low, most.high], "ceiling standard error": most.error}
-        if not model.closes:
+        if not is_standard(model):
             at |= {"gained": most.gained, "gained standard error": most.gained_error}
     for record in books:
         if record["used"] < USED * record["codes"]:

@@ -229,13 +229,15 @@ def test_an_autoencoder_trained_under_n01_is_that_of_a_normal_prior(recipe, go, 
     assert all(torch.equal(vae[name], later[name]) for name in vae)
 
 
-@pytest.mark.parametrize(("prior", "panels"), [("mixture", 3), ("normal", 2)])
-def test_a_prior_that_is_n01_is_shown_once(prior: str, panels: int, recipe, go, tmp_path: Path):
-    run = go(_plane(recipe, prior=prior), tmp_path / "run")
+@pytest.mark.parametrize(
+    ("prior", "above", "panels"), [("mixture", [], 3), ("normal", [], 2), ("normal", [Standardize()], 3)]
+)
+def test_a_prior_that_is_n01_is_shown_once(prior: str, above: list[Any], panels: int, recipe, go, tmp_path: Path):
+    run = go(_plane(recipe, *above, prior=prior), tmp_path / "run")
     with Image.open(run.figures / "latent.png") as picture:
         assert round(picture.width / picture.height * 0.95) == panels
     (health,) = run.scores()["health"]
-    assert ("gained" in health) == ("gained standard error" in health) == (prior != "normal")
+    assert ("gained" in health) == ("gained standard error" in health) == (panels == 3)
 
 
 def test_of_more_numbers_there_is_no_picture(recipe, tmp_path: Path):
